@@ -1,0 +1,6 @@
+"""Timing of seqcuda against torch.nn, always in pairs. The shapes are those of seqcuda/shapes.py.
+
+- python -m benchmarks.run: the whole table, as JSON and as Markdown, under benchmarks/results/
+- python -m benchmarks.plot: the picture of the speed, docs/speed.png, from those files
+- python -m pytest benchmarks: the same cases by pytest-benchmark, in groups of two
+"""

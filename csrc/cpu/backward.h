@@ -1,0 +1,309 @@
+// The backward walk of one direction, vectorised across units.
+//
+// A step, for one thread: the cell's backward on its units (gradients of the gates stored once, in a buffer of their
+// own), a barrier, then dh += dgh * W_hh on the same units by the product microkernel. The gradients of the state
+// between steps, dh and dc, lie by place in two small buffers; a row joins at its last step and is left at its first.
+// A reset moves what has come to its step over to the gradient of the reset state. dW and dx are the caller's: one
+// matrix product each over many steps.
+#pragma once
+
+#include "cpu/rows.h"
+
+namespace seq::SEQ_ISA {
+
+template <class Cell, class T>
+struct BackwardWalk {
+  using Traits = CellTraits<Cell>;
+  using L = Lanes<T>;
+  static constexpr int kWidth = L::kWidth, kExtra = Traits::kExtra, kGates = Traits::kGates;
+  static constexpr int kUnitVectors = 2, kLastPhase = Traits::phases() - 1;
+  static constexpr int64_t kBlock = kUnitVectors * kWidth;
+  static constexpr int kTile = tile_rows(kUnitVectors);
+
+  // Where the state that entered walk step k of a row lies: the previous step, the initial state or the reset state.
+  struct Entering {
+    const T *h = nullptr, *c = nullptr;  // null: zeros
+    int64_t c_plane = 0;
+  };
+  static SEQ_INLINE Entering entering(const Walk<T>& w, int64_t k, int64_t t, int64_t place) {
+    const int64_t batch = w.plan->batch_row(place), H = w.hidden, P = w.width;
+    if (w.is_reset(t, place))
+      return {w.reset_h ? w.reset_h + batch * P : nullptr, w.reset_c ? w.reset_c + batch * H : nullptr, w.state_plane};
+    if (w.enters(k, place))
+      return {w.h0 ? w.h0 + batch * P : nullptr, w.c0 ? w.c0 + batch * H : nullptr, w.state_plane};
+    const int64_t before = w.plan->row(w.step(k - 1), place);
+    return {w.y + before * w.y_stride, w.c_all ? w.c_all + before * H : nullptr, w.c_all_plane};
+  }
+
+  static SEQ_INLINE void load_entering(const Walk<T>& w, const Entering& from, int64_t u, int64_t n, L* s) {
+    s[0] = from.h && w.width == w.hidden ? L::load(from.h + u, n) : L(T(0));
+#pragma GCC unroll 8
+    for (int e = 0; e < kExtra; ++e) s[1 + e] = state_or_zero(from.c ? from.c + e * from.c_plane : nullptr, u, n);
+  }
+
+  // The cell's backward, phase kPhase, on n units from u on of one row.
+  template <int kPhase>
+  static SEQ_INLINE void cell(const Backward<T>& b, int64_t t, const Entering& from, int64_t place, int64_t u,
+                              int64_t n, L d_operand) {
+    const int64_t H = b.hidden, B = b.plan->batch, data = b.plan->row(t, place);
+    const bool projected = b.width != H;
+    L saved[Traits::kSaved > 0 ? Traits::kSaved : 1], s[Traits::kStates], s_new[Traits::kStates], ds[Traits::kStates];
+    L dgx[kGates], dgh[kGates];
+    if constexpr (Traits::kSaved > 0) {
+      const T* kept = b.saved + b.saved_row(t, place) * Traits::kSaved * H + u;
+#pragma GCC unroll 8
+      for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H, n);
+    }
+    load_entering(b, from, u, n, s);
+    s_new[0] = projected ? L(T(0)) : L::load(b.y + data * b.y_stride + u, n);
+    T* dh = b.dh + place * b.width + u;
+    if (kPhase == kLastPhase && projected) {
+      ds[0] = d_operand;
+    } else {
+      ds[0] = L::load(dh, n);
+      if (kPhase == kLastPhase && b.dy) ds[0] = ds[0] + L::load(b.dy + data * b.dy_stride + u, n);
+    }
+#pragma GCC unroll 8
+    for (int e = 0; e < kExtra; ++e) {
+      s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * H + u, n);
+      ds[1 + e] = L::load(b.dc + (e * B + place) * H + u, n);
+      if (kPhase == kLastPhase && b.dc_all)
+        ds[1 + e] = ds[1 + e] + L::load(b.dc_all + e * b.c_all_plane + data * H + u, n);
+    }
+    T* gx = b.dgx + (b.plan->start[t] + place - b.first) * kGates * H + u;
+    T* gh = b.dgh + (b.plan->start[t] + place - b.first) * kGates * H + u;
+#pragma GCC unroll 8
+    for (int g = 0; g < kGates; ++g) {
+      dgx[g] = kPhase == kLastPhase ? L(T(0)) : L::load(gx + g * H, n);
+      dgh[g] = kPhase == kLastPhase ? L(T(0)) : L::load(gh + g * H, n);
+    }
+
+    Traits::template backward<kPhase>(saved, s, s_new, ds, d_operand, dgx, dgh);
+
+#pragma GCC unroll 8
+    for (int g = 0; g < kGates; ++g) {
+      dgx[g].store(gx + g * H, n);
+      if (!Traits::kSameGrads) dgh[g].store(gh + g * H, n);
+    }
+    if (!projected) ds[0].store(dh, n);
+#pragma GCC unroll 8
+    for (int e = 0; e < kExtra; ++e) ds[1 + e].store(b.dc + (e * B + place) * H + u, n);
+  }
+
+  // dh += product, on n units of h; what a reset cuts off goes to the reset state.
+  static SEQ_INLINE void carry_h(const Backward<T>& b, bool reset, int64_t place, int64_t u, int64_t n, L product) {
+    T* dh = b.dh + place * b.width + u;
+    L sum = L::load(dh, n) + product;
+    if (reset) {
+      if (b.dreset_h) {
+        T* to = b.dreset_h + b.plan->batch_row(place) * b.width + u;
+        (L::load(to, n) + sum).store(to, n);
+      }
+      sum = L(T(0));
+    }
+    sum.store(dh, n);
+  }
+
+  // The states beside h of the units of blocks [first, last), width `block`, of a row that was reset at this step.
+  static void cut_c(const Backward<T>& b, int64_t place, int64_t first, int64_t last, int64_t block) {
+    for (int e = 0; e < kExtra; ++e) {
+      T* dc = b.dc + (e * b.plan->batch + place) * b.hidden;
+      T* to = b.dreset_c ? b.dreset_c + e * b.state_plane + b.plan->batch_row(place) * b.hidden : nullptr;
+      for (int64_t u = first * block; u < last * block && u < b.hidden; ++u) {
+        if (to) to[u] += dc[u];
+        dc[u] = T(0);
+      }
+    }
+  }
+
+  // out(place, unit, count of units, lanes) for a[rows, K] * panel, over the share's blocks of `units` units.
+  template <class Out>
+  static SEQ_INLINE void multiply(const T* panels, int64_t K, const T* a, int64_t lda, int64_t units,
+                                  const Share& share, int64_t rows, Out out) {
+    const int64_t blocks = blocks_of(units, kBlock);
+    alignas(64) T tile[kTile * kBlock];
+    for (int64_t b = share.first(blocks); b < share.last(blocks); ++b)
+      for (int64_t i = 0; i < rows; i += kTile) {
+        const int count = static_cast<int>(rows - i < kTile ? rows - i : kTile);
+        product<T, kUnitVectors>(count, panels + b * K * kBlock, K, a + i * lda, lda, tile);
+        for (int r = 0; r < count; ++r)
+          for (int j = 0; j < kUnitVectors; ++j) {
+            const int64_t u = b * kBlock + j * kWidth;
+            if (u < units) out(share.row_begin + i + r, u, units - u, L::load(tile + (r * kUnitVectors + j) * kWidth));
+          }
+      }
+  }
+
+  static void add_dy(const Backward<T>& b, const Share& share, int64_t k, int64_t rows) {
+    const int64_t t = b.step(k), blocks = blocks_of(b.width, kBlock);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      T* dh = b.dh + i * b.width;
+      T* out = b.dh_out + (b.plan->start[t] + i - b.first) * b.width;
+      const T* dy = b.dy ? b.dy + b.plan->row(t, i) * b.dy_stride : nullptr;
+      for (int64_t u = share.first(blocks) * kBlock; u < share.last(blocks) * kBlock && u < b.width; ++u) {
+        out[u] = dh[u] + (dy ? dy[u] : T(0));
+        dh[u] = T(0);
+      }
+    }
+  }
+
+  template <int kPhase>
+  static SEQ_INLINE void phases(const Backward<T>& b, const Panels<T>& panels, const Share& share, int64_t k,
+                                int64_t rows) {
+    const int64_t t = b.step(k), H = b.hidden;
+    const int64_t dense = b.plan->start[t] + share.row_begin - b.first;
+    if constexpr (kPhase == kLastPhase) {
+      if (b.width != H) {
+        add_dy(b, share, k, rows);
+        share.meet();
+        multiply(panels.projection, b.width, b.dh_out + dense * b.width, b.width, H, share, rows,
+                 [&](int64_t i, int64_t u, int64_t n, L product)
+                     __attribute__((always_inline)) { cell<kPhase>(b, t, entering(b, k, t, i), i, u, n, product); });
+      } else {
+        const int64_t blocks = blocks_of(H, kBlock);
+        for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+          const Entering from = entering(b, k, t, i);
+          for (int64_t u = share.first(blocks) * kBlock; u < share.last(blocks) * kBlock && u < H; u += kWidth)
+            cell<kPhase>(b, t, from, i, u, H - u, L(T(0)));
+        }
+      }
+    } else {
+      constexpr int kNext = kPhase + 1;
+      multiply(panels.phase[kNext], Traits::phase_gates(kNext) * H,
+               b.dgh + dense * kGates * H + Traits::phase_begin(kNext) * H, kGates * H, H, share, rows,
+               [&](int64_t i, int64_t u, int64_t n, L product)
+                   __attribute__((always_inline)) { cell<kPhase>(b, t, entering(b, k, t, i), i, u, n, product); });
+    }
+    share.meet();
+    if constexpr (kPhase > 0) phases<kPhase - 1>(b, panels, share, k, rows);
+  }
+
+  static void run(const Backward<T>& b, const Panels<T>& panels, const Share& share, int64_t k0, int64_t k1) {
+    for (int64_t k = k1 - 1; k >= k0; --k) {
+      const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t);
+      phases<kLastPhase>(b, panels, share, k, rows);
+      const int64_t dense = b.plan->start[t] + share.row_begin - b.first;
+      multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, b.dgh + dense * kGates * b.hidden, kGates * b.hidden,
+               b.width, share, rows, [&](int64_t i, int64_t u, int64_t n, L product) __attribute__((always_inline)) {
+                 carry_h(b, b.is_reset(t, i), i, u, n, product);
+               });
+      if (b.resets && kExtra > 0) {
+        const int64_t blocks = blocks_of(b.hidden, kBlock);
+        for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i)
+          if (b.is_reset(t, i)) cut_c(b, i, share.first(blocks), share.last(blocks), kBlock);
+      }
+    }
+    // The buffers of gradients are the next walk step's only after every thread has read them.
+    share.meet();
+  }
+
+  // Engine "stepwise".
+  template <int kPhase>
+  static void stepwise(const Backward<T>& b, const Share& share, int64_t k, const T* d_operand) {
+    const int64_t t = b.step(k), H = b.hidden, rows = rows_alive(*b.plan, share, t), blocks = blocks_of(H, kWidth);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const Entering from = entering(b, k, t, i);
+      for (int64_t j = share.first(blocks); j < share.last(blocks); ++j) {
+        const int64_t u = j * kWidth, n = H - u;
+        cell<kPhase>(b, t, from, i, u, n, d_operand ? L::load(d_operand + i * H + u, n) : L(T(0)));
+      }
+    }
+  }
+
+  static void stepwise_projected(const Backward<T>& b, const Share& share, int64_t k) {
+    add_dy(b, share, k, rows_alive(*b.plan, share, b.step(k)));
+  }
+
+  static void stepwise_carry(const Backward<T>& b, const Share& share, int64_t k, const T* product) {
+    const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t), blocks = blocks_of(b.width, kWidth);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const bool reset = b.is_reset(t, i);
+      for (int64_t j = share.first(blocks); j < share.last(blocks); ++j) {
+        const int64_t u = j * kWidth, n = b.width - u;
+        carry_h(b, reset, i, u, n, L::load(product + i * b.width + u, n));
+      }
+      const int64_t unit_blocks = blocks_of(b.hidden, kWidth);
+      if (reset) cut_c(b, i, share.first(unit_blocks), share.last(unit_blocks), kWidth);
+    }
+  }
+
+  // The gates of step t again, from gx, gh and the states that entered.
+  template <int kPhase>
+  static void recompute(const Forward<T>& f, const Share& share, int64_t k, const T* gh, T* operand) {
+    const int64_t t = f.step(k), H = f.hidden, rows = rows_alive(*f.plan, share, t);
+    constexpr int kBegin = Traits::phase_begin(kPhase), kCount = Traits::phase_gates(kPhase);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const Entering from = entering(f, k, t, i);
+      const int64_t dense = f.plan->start[t] + i - f.gx_first;
+      T* kept = f.saved + f.saved_row(t, i) * Traits::kSaved * H;
+      for (int64_t u = 0; u < H; u += kWidth) {
+        const int64_t n = H - u;
+        L gates_x[kGates], gates_h[kGates], s[Traits::kStates], s_new[Traits::kStates];
+        L saved[Traits::kSaved > 0 ? Traits::kSaved : 1];
+#pragma GCC unroll 8
+        for (int g = 0; g < kCount; ++g) {
+          gates_x[kBegin + g] = L::load(f.gx + (dense * kGates + kBegin + g) * H + u, n);
+          gates_h[kBegin + g] = L::load(gh + (dense * kCount + g) * H + u, n);
+          if (f.b_hh) gates_h[kBegin + g] = gates_h[kBegin + g] + L::load(f.b_hh + (kBegin + g) * H + u, n);
+        }
+        if constexpr (Traits::phases() > 1) {
+#pragma GCC unroll 8
+          for (int j = 0; j < Traits::kSaved; ++j) saved[j] = kPhase > 0 ? L::load(kept + j * H + u, n) : L(T(0));
+        }
+        load_entering(f, from, u, n, s);
+        Traits::template forward<kPhase>(gates_x, gates_h, s, s_new, saved);
+#pragma GCC unroll 8
+        for (int j = 0; j < Traits::kSaved; ++j) saved[j].store(kept + j * H + u, n);
+        if constexpr (kPhase < kLastPhase)
+          Cell::template operand<kPhase + 1>(saved, s).store(operand + dense * H + u, n);
+      }
+    }
+  }
+
+  // What the product of phase kPhase > 0 read at step t, again: for the gradient of its weights.
+  template <int kPhase>
+  static void gather_operand(const Backward<T>& b, const Share& share, int64_t k, T* out) {
+    const int64_t t = b.step(k), H = b.hidden, rows = rows_alive(*b.plan, share, t);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const Entering from = entering(b, k, t, i);
+      const T* kept = b.saved + b.saved_row(t, i) * Traits::kSaved * H;
+      for (int64_t u = 0; u < H; u += kWidth) {
+        const int64_t n = H - u;
+        L s[Traits::kStates], saved[Traits::kSaved];
+        for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H + u, n);
+        load_entering(b, from, u, n, s);
+        Cell::template operand<kPhase>(saved, s).store(out + (b.plan->start[t] + i - b.first) * H + u, n);
+      }
+    }
+  }
+
+  static void gather_entering(const Walk<T>& w, const Share& share, int64_t k, int64_t first, T* out) {
+    const int64_t t = w.step(k), rows = rows_alive(*w.plan, share, t);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const Entering from = entering(w, k, t, i);
+      T* to = out + (w.plan->start[t] + i - first) * w.width;
+      if (from.h)
+        __builtin_memcpy(to, from.h, sizeof(T) * w.width);
+      else
+        __builtin_memset(to, 0, sizeof(T) * w.width);
+    }
+  }
+
+  // For cells that project: h before its projection, for the gradient of W_hr.
+  static void gather_unprojected(const Backward<T>& b, const Share& share, int64_t k, T* out) {
+    const int64_t t = b.step(k), H = b.hidden, rows = rows_alive(*b.plan, share, t);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const int64_t data = b.plan->row(t, i);
+      const T* kept = b.saved + b.saved_row(t, i) * Traits::kSaved * H;
+      for (int64_t u = 0; u < H; u += kWidth) {
+        const int64_t n = H - u;
+        L s_new[Traits::kStates], saved[Traits::kSaved];
+        for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H + u, n);
+        for (int e = 0; e < kExtra; ++e) s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * H + u, n);
+        Cell::output(saved, s_new).store(out + (b.plan->start[t] + i - b.first) * H + u, n);
+      }
+    }
+  }
+};
+
+}  // namespace seq::SEQ_ISA

@@ -1,0 +1,204 @@
+// The forward walk of one direction, vectorised across units.
+//
+// A step, for one thread: for each of its blocks of units, for each tile of rows: product microkernel (all gates of the
+// block in registers, then in a tile of L1), the cell on the tile, states and outputs stored. The panel of a block is
+// read from L1 or L2 once per tile; h of the step lies in L1 for all blocks. h is double-buffered by the parity of the
+// walk step, so that one barrier per phase is enough. h[k+1] receives the state that *enters* the next step: where that
+// step is a reset, the reset state.
+#pragma once
+
+#include "cpu/rows.h"
+
+namespace seq::SEQ_ISA {
+
+template <class Cell, class T>
+struct ForwardWalk {
+  using Traits = CellTraits<Cell>;
+  using L = Lanes<T>;
+  static constexpr int kWidth = L::kWidth;
+  static constexpr int kExtra = Traits::kExtra;
+
+  static constexpr int widest_phase() {
+    int widest = 0;
+    for (int p = 0; p < Traits::phases(); ++p)
+      widest = Traits::phase_gates(p) > widest ? Traits::phase_gates(p) : widest;
+    return widest;
+  }
+  // Vectors of units per block, so that a line of a panel has 2 to 4 vectors.
+  static constexpr int kUnitVectors = widest_phase() > 2 ? 1 : 2;
+  static constexpr int64_t kBlock = kUnitVectors * kWidth;
+  static constexpr int kProjectionVectors = 2;
+  static constexpr int64_t kProjectionBlock = kProjectionVectors * kWidth;
+
+  // What one step means for one row: where its data lie.
+  struct Row {
+    int64_t place, data, batch;
+    bool reset, reset_next;
+  };
+  static SEQ_INLINE Row row_at(const Forward<T>& f, int64_t t, int64_t t_next, int64_t place) {
+    Row row{place, f.plan->row(t, place), f.plan->batch_row(place), false, false};
+    if (f.resets) {
+      row.reset = f.resets[row.data];
+      row.reset_next = t_next >= 0 && place < f.plan->alive[t_next] && f.resets[f.plan->row(t_next, place)];
+    }
+    return row;
+  }
+
+  static SEQ_INLINE void store_h(const Forward<T>& f, const Row& row, T* next, int64_t u, int64_t n, L h) {
+    h = rounded(h, f.rounding);
+    h.store(f.y + row.data * f.y_stride + u, n);
+    const int64_t at = row.place * f.width + u;
+    if (row.reset_next) h = state_or_zero(f.reset_h, row.batch * f.width + u, n);
+    h.store(next + at, n);
+  }
+
+  // The cell, phase kPhase, on n <= kWidth units from u on of one row. gh: the product, gate_stride apart.
+  template <int kPhase>
+  static SEQ_INLINE void cell(const Forward<T>& f, const Row& row, int64_t dense, int64_t saved_row, const T* h_enter,
+                              T* next, int64_t u, int64_t n, const T* gh_at, int64_t gate_stride, int64_t gh_n) {
+    constexpr int kBegin = Traits::phase_begin(kPhase), kEnd = Traits::phase_begin(kPhase + 1);
+    constexpr bool kLast = kPhase == Traits::phases() - 1;
+    const int64_t H = f.hidden;
+    L gx[Traits::kGates], gh[Traits::kGates], s[Traits::kStates], s_new[Traits::kStates];
+    L saved[Traits::kSaved > 0 ? Traits::kSaved : 1];
+    const T* x = f.gx + (dense - f.gx_first) * Traits::kGates * H + u;
+#pragma GCC unroll 8
+    for (int g = kBegin; g < kEnd; ++g) {
+      gx[g] = L::load(x + g * H, n);
+      gh[g] = L::load(gh_at + (g - kBegin) * gate_stride, gh_n);
+      if (f.b_hh) gh[g] = gh[g] + L::load(f.b_hh + g * H + u, n);
+    }
+    T* kept = f.saved ? f.saved + saved_row * Traits::kSaved * H + u : nullptr;
+    if constexpr (Traits::phases() > 1) {
+#pragma GCC unroll 8
+      for (int j = 0; j < Traits::kSaved; ++j) saved[j] = kPhase > 0 ? L::load(kept + j * H, n) : L(T(0));
+    }
+    // A projected h is not of the width of the units; cells that project do not read it.
+    s[0] = Traits::projects() && f.width != H ? L(T(0)) : L::load(h_enter + row.place * f.width + u, n);
+#pragma GCC unroll 8
+    for (int e = 0; e < kExtra; ++e) {
+      s[1 + e] = row.reset ? state_or_zero(f.reset_c, e * f.state_plane + row.batch * H + u, n)
+                           : L::load(f.c + (e * f.plan->batch + row.place) * H + u, n);
+    }
+
+    Traits::template forward<kPhase>(gx, gh, s, s_new, saved);
+
+    if (Traits::kSaved > 0 && kept) {
+#pragma GCC unroll 8
+      for (int j = 0; j < Traits::kSaved; ++j) saved[j].store(kept + j * H, n);
+    }
+    if constexpr (!kLast) {
+      Cell::template operand<kPhase + 1>(saved, s).store(f.operand + row.place * H + u, n);
+    } else {
+#pragma GCC unroll 8
+      for (int e = 0; e < kExtra; ++e) {
+        s_new[1 + e].store(f.c + (e * f.plan->batch + row.place) * H + u, n);
+        if (f.c_all) s_new[1 + e].store(f.c_all + e * f.c_all_plane + row.data * H + u, n);
+      }
+      if (f.width != H)
+        s_new[0].store(f.operand + row.place * H + u, n);
+      else
+        store_h(f, row, next, u, n, s_new[0]);
+    }
+  }
+
+  template <int kPhase>
+  static void phase(const Forward<T>& f, const Panels<T>& panels, const Share& share, int64_t k, int64_t rows) {
+    constexpr int kVectors = Traits::phase_gates(kPhase) * kUnitVectors;
+    constexpr int kTile = tile_rows(kVectors);
+    const int64_t K = kPhase == 0 ? f.width : f.hidden, blocks = blocks_of(f.hidden, kBlock);
+    const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
+    const T* from = kPhase == 0 ? f.h[k % 2] : f.operand;
+    T* next = f.h[(k + 1) % 2];
+    alignas(64) T tile[kTile * kVectors * kWidth];
+    for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
+      const T* panel = panels.phase[kPhase] + b * K * kVectors * kWidth;
+      for (int64_t i = share.row_begin; i < share.row_begin + rows; i += kTile) {
+        const int count = static_cast<int>(share.row_begin + rows - i < kTile ? share.row_begin + rows - i : kTile);
+        product<T, kVectors>(count, panel, K, from + i * K, K, tile);
+        for (int r = 0; r < count; ++r) {
+          const Row row = row_at(f, t, t_next, i + r);
+          const int64_t dense = f.plan->start[t] + i + r, saved_row = f.saved_row(t, i + r);
+          for (int j = 0; j < kUnitVectors; ++j) {
+            const int64_t u = b * kBlock + j * kWidth, n = f.hidden - u;
+            if (n <= 0) break;
+            cell<kPhase>(f, row, dense, saved_row, f.h[k % 2], next, u, n, tile + (r * kVectors + j) * kWidth, kBlock,
+                         kWidth);
+          }
+        }
+      }
+    }
+  }
+
+  // h = projection of what the cell left in `operand`.
+  static void project(const Forward<T>& f, const Panels<T>& panels, const Share& share, int64_t k, int64_t rows) {
+    constexpr int kVectors = kProjectionVectors, kTile = tile_rows(kVectors);
+    const int64_t blocks = blocks_of(f.width, kProjectionBlock);
+    const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
+    alignas(64) T tile[kTile * kVectors * kWidth];
+    for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
+      for (int64_t i = share.row_begin; i < share.row_begin + rows; i += kTile) {
+        const int count = static_cast<int>(share.row_begin + rows - i < kTile ? share.row_begin + rows - i : kTile);
+        product<T, kVectors>(count, panels.projection + b * f.hidden * kProjectionBlock, f.hidden,
+                             f.operand + i * f.hidden, f.hidden, tile);
+        for (int r = 0; r < count; ++r) {
+          const Row row = row_at(f, t, t_next, i + r);
+          for (int j = 0; j < kVectors; ++j) {
+            const int64_t u = b * kProjectionBlock + j * kWidth, n = f.width - u;
+            if (n <= 0) break;
+            store_h(f, row, f.h[(k + 1) % 2], u, n, L::load(tile + (r * kVectors + j) * kWidth));
+          }
+        }
+      }
+    }
+  }
+
+  template <int kPhase = 0>
+  static SEQ_INLINE void phases(const Forward<T>& f, const Panels<T>& panels, const Share& share, int64_t k,
+                                int64_t rows) {
+    phase<kPhase>(f, panels, share, k, rows);
+    share.meet();
+    if constexpr (kPhase + 1 < Traits::phases()) phases<kPhase + 1>(f, panels, share, k, rows);
+  }
+
+  static void run(const Forward<T>& f, const Panels<T>& panels, const Share& share, int64_t k0, int64_t k1) {
+    for (int64_t k = k0; k < k1; ++k) {
+      const int64_t rows = rows_alive(*f.plan, share, f.step(k));
+      phases(f, panels, share, k, rows);
+      if (f.width != f.hidden) {
+        project(f, panels, share, k, rows);
+        share.meet();
+      }
+    }
+  }
+
+  // Engine "stepwise": phase of walk step k, gh [places, gates of the phase, H].
+  template <int kPhase>
+  static void stepwise(const Forward<T>& f, const Share& share, int64_t k, const T* gh) {
+    const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1, H = f.hidden;
+    const int64_t rows = rows_alive(*f.plan, share, t), blocks = blocks_of(H, kWidth);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const Row row = row_at(f, t, t_next, i);
+      const int64_t dense = f.plan->start[t] + i, saved_row = f.saved_row(t, i);
+      const T* product = gh + i * Traits::phase_gates(kPhase) * H;
+      for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
+        const int64_t u = b * kWidth, n = H - u;
+        cell<kPhase>(f, row, dense, saved_row, f.h[k % 2], f.h[(k + 1) % 2], u, n, product + u, H, n);
+      }
+    }
+  }
+
+  static void stepwise_projected(const Forward<T>& f, const Share& share, int64_t k, const T* h) {
+    const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
+    const int64_t rows = rows_alive(*f.plan, share, t), blocks = blocks_of(f.width, kWidth);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const Row row = row_at(f, t, t_next, i);
+      for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
+        const int64_t u = b * kWidth, n = f.width - u;
+        store_h(f, row, f.h[(k + 1) % 2], u, n, L::load(h + i * f.width + u, n));
+      }
+    }
+  }
+};
+
+}  // namespace seq::SEQ_ISA

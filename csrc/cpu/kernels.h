@@ -1,0 +1,92 @@
+// The table of one cell's kernels for one type of computation, and where it comes from: kernels_<isa>.cpp each build
+// the same source (kernels.inl.h) for one instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/barrier.h"
+#include "engine/problem.h"
+
+namespace seq::cpu {
+
+// One thread's part of a walk: places [row_begin, row_end) and, of the blocks of units, the parts
+// [part_begin, part_end) of `parts`. Threads that share rows meet at the barrier after each phase.
+struct Share {
+  int64_t row_begin = 0, row_end = 0;
+  int64_t part_begin = 0, part_end = 1, parts = 1;
+  Barrier* barrier = nullptr;
+
+  __attribute__((always_inline)) int64_t first(int64_t blocks) const { return blocks * part_begin / parts; }
+  __attribute__((always_inline)) int64_t last(int64_t blocks) const { return blocks * part_end / parts; }
+  __attribute__((always_inline)) void meet() const {
+    if (part_end - part_begin < parts) barrier->arrive_and_wait(part_end - part_begin);
+  }
+};
+
+// Weights in the layout of pack.h.
+template <class T>
+struct Panels {
+  const T* phase[2] = {};
+  const T* projection = nullptr;
+};
+
+constexpr int kMaxPhases = 2;
+
+template <class T>
+struct Kernels {
+  const char* name;
+  int gates, states, saved, phases;
+  int phase_begin[kMaxPhases + 1];
+  bool same_grads, projects;
+  int64_t forward_block, projection_block, backward_block;  // units per panel
+
+  // Panels [begin, end) of one weight matrix.
+  void (*pack_gates)(const T* w, int64_t ld, int64_t hidden, int first, int last, int64_t K, int64_t block,
+                     int64_t begin, int64_t end, T* out);
+  void (*pack_columns)(const T* w, int64_t ld, int64_t columns, int64_t rows, int64_t block, int64_t begin, int64_t end,
+                       T* out);
+
+  // Rows [begin, end) of w times the `batch` rows of x, weights as they lie.
+  void (*dot_rows)(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
+                   const T* bias, T* out, int64_t ldo);
+
+  // Engine "panel": walk steps [k0, k1), products included. The backward walks from k1 - 1 down to k0.
+  void (*forward)(const Forward<T>&, const Panels<T>&, const Share&, int64_t k0, int64_t k1);
+  void (*backward)(const Backward<T>&, const Panels<T>&, const Share&, int64_t k0, int64_t k1);
+
+  // Engine "stepwise": one phase of walk step k, by phase; the caller does the products.
+  // forward: gh [places, gates of the phase, H] without bias.
+  void (*forward_phase[kMaxPhases])(const Forward<T>&, const Share&, int64_t k, const T* gh);
+  // forward with projection: h [places, P] as the product gave it is rounded and stored.
+  void (*forward_projected)(const Forward<T>&, const Share&, int64_t k, const T* h);
+  // backward, last phase first. d_operand [places, H]: for the last phase the gradient of an h before its projection,
+  // or null; for the others the gradient of the next phase's operand.
+  void (*backward_phase[kMaxPhases])(const Backward<T>&, const Share&, int64_t k, const T* d_operand);
+  // backward with projection, first: the whole gradient of h goes to dh_out.
+  void (*backward_projected)(const Backward<T>&, const Share&, int64_t k);
+  // backward, last: dh += product [places, P], then what a reset cuts off.
+  void (*backward_carry)(const Backward<T>&, const Share&, int64_t k, const T* product);
+
+  // What the backward needs of walk step k again, by dense row. recompute: the gates, from gx and gh.
+  void (*recompute[kMaxPhases])(const Forward<T>&, const Share&, int64_t k, const T* gh, T* operand);
+  // The h that entered the step, [.., P]; what the product of a later phase read, [.., H]; h before its projection.
+  void (*gather_entering)(const Walk<T>&, const Share&, int64_t k, int64_t first, T* out);
+  void (*gather_operand[kMaxPhases])(const Backward<T>&, const Share&, int64_t k, T* out);
+  void (*gather_unprojected)(const Backward<T>&, const Share&, int64_t k, T* out);
+};
+
+}  // namespace seq::cpu
+
+// One per build: the kernels of every cell, in the order of cells/list.h; null past the end of the list.
+namespace seq::baseline {
+template <class T>
+const cpu::Kernels<T>* kernels(int cell);
+}
+namespace seq::avx2 {
+template <class T>
+const cpu::Kernels<T>* kernels(int cell);
+}
+namespace seq::avx512 {
+template <class T>
+const cpu::Kernels<T>* kernels(int cell);
+}

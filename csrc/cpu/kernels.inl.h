@@ -1,0 +1,67 @@
+// One build of the CPU kernels. Included once by each kernels_<isa>.cpp, after
+//   SEQ_ISA          the namespace of the build
+//   SEQ_LANE_BYTES   the width of a vector register
+// and after the pragma that lets the compiler use the instruction set. Everything below is in the build's namespace, or
+// is a template over its lane type: nothing of it can be linked into another build.
+#include "cells/list.h"
+#include "cpu/kernels.h"
+#include "cpu/lanes.h"
+#include "cpu/pack.h"
+#include "cpu/product.h"
+#include "engine/cell_traits.h"
+
+namespace seq::SEQ_ISA {
+using cpu::Panels;
+using cpu::Share;
+}  // namespace seq::SEQ_ISA
+
+#include "cpu/backward.h"
+#include "cpu/dot.h"
+#include "cpu/forward.h"
+
+namespace seq::SEQ_ISA {
+
+template <class Cell, class T>
+constexpr cpu::Kernels<T> table_of() {
+  using Traits = CellTraits<Cell>;
+  using F = ForwardWalk<Cell, T>;
+  using B = BackwardWalk<Cell, T>;
+  static_assert(Traits::phases() <= cpu::kMaxPhases);
+  cpu::Kernels<T> k{};
+  k.name = Cell::kName;
+  k.gates = Traits::kGates, k.states = Traits::kStates, k.saved = Traits::kSaved, k.phases = Traits::phases();
+  for (int p = 0; p <= Traits::phases(); ++p) k.phase_begin[p] = Traits::phase_begin(p);
+  k.same_grads = Traits::kSameGrads, k.projects = Traits::projects();
+  k.forward_block = F::kBlock, k.projection_block = F::kProjectionBlock, k.backward_block = B::kBlock;
+  k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;
+  k.dot_rows = &dot_rows<T>;
+  k.forward = &F::run, k.backward = &B::run;
+  k.forward_phase[0] = &F::template stepwise<0>;
+  k.forward_projected = &F::stepwise_projected;
+  k.backward_phase[0] = &B::template stepwise<0>;
+  k.backward_projected = &B::stepwise_projected;
+  k.backward_carry = &B::stepwise_carry;
+  k.recompute[0] = &B::template recompute<0>;
+  k.gather_entering = &B::gather_entering;
+  if constexpr (Traits::phases() > 1) {
+    k.forward_phase[1] = &F::template stepwise<1>;
+    k.backward_phase[1] = &B::template stepwise<1>;
+    k.recompute[1] = &B::template recompute<1>;
+    k.gather_operand[1] = &B::template gather_operand<1>;
+  }
+  if constexpr (Traits::projects()) k.gather_unprojected = &B::gather_unprojected;
+  return k;
+}
+
+template <class T>
+const cpu::Kernels<T>* kernels(int cell) {
+#define SEQ_TABLE(Cell) table_of<Cell, T>(),
+  static constexpr cpu::Kernels<T> tables[] = {SEQ_FOR_EACH_CELL(SEQ_TABLE)};
+#undef SEQ_TABLE
+  return cell >= 0 && cell < static_cast<int>(sizeof(tables) / sizeof(tables[0])) ? &tables[cell] : nullptr;
+}
+
+template const cpu::Kernels<float>* kernels<float>(int);
+template const cpu::Kernels<double>* kernels<double>(int);
+
+}  // namespace seq::SEQ_ISA

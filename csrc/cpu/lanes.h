@@ -1,0 +1,201 @@
+// A SIMD lane type over the compiler's vector extension, and the activations on it.
+// Included by each kernels_<isa>.cpp after its target pragma, so everything here lives in that build's namespace:
+// no function of one instruction set can be linked into another.
+//
+// exp:  x = n ln2 + r, |r| <= ln2/2; e^r - 1 by its Taylor series, cut where the rest is below a quarter ulp; 2^n by
+// adding n to the exponent. sigmoid and tanh from e^x - 1, so that tanh keeps its relative accuracy near 0.
+#pragma once
+
+namespace seq::SEQ_ISA {
+
+#define SEQ_INLINE inline __attribute__((always_inline))
+
+template <class T>
+struct LaneTypes;
+template <>
+struct LaneTypes<float> {
+  typedef float Value __attribute__((vector_size(SEQ_LANE_BYTES)));
+  typedef int32_t Bits __attribute__((vector_size(SEQ_LANE_BYTES)));
+};
+template <>
+struct LaneTypes<double> {
+  typedef double Value __attribute__((vector_size(SEQ_LANE_BYTES)));
+  typedef int64_t Bits __attribute__((vector_size(SEQ_LANE_BYTES)));
+};
+
+template <class T>
+struct Lanes {
+  using Scalar = T;
+  using Value = typename LaneTypes<T>::Value;
+  using Bits = typename LaneTypes<T>::Bits;
+  static constexpr int kWidth = SEQ_LANE_BYTES / sizeof(T);
+
+  Value v;
+
+  Lanes() = default;
+  SEQ_INLINE Lanes(Value value) : v(value) {}
+  // x - 0 is x, -0 included; compilers make one broadcast of it, and element inserts of a loop.
+  SEQ_INLINE explicit Lanes(T x) : v(x - Value{}) {}
+
+  SEQ_INLINE static Lanes load(const T* p) {
+    Lanes out;
+    __builtin_memcpy(&out.v, p, sizeof(Value));
+    return out;
+  }
+  SEQ_INLINE void store(T* p) const { __builtin_memcpy(p, &v, sizeof(Value)); }
+
+  // The first n lanes; the rest are 0.
+  SEQ_INLINE static Lanes load(const T* p, int64_t n) {
+    if (n >= kWidth) return load(p);
+    T part[kWidth] = {};
+    for (int64_t j = 0; j < n; ++j) part[j] = p[j];
+    return load(part);
+  }
+  SEQ_INLINE void store(T* p, int64_t n) const {
+    if (n >= kWidth) return store(p);
+    T part[kWidth];
+    store(part);
+    for (int64_t j = 0; j < n; ++j) p[j] = part[j];
+  }
+
+  friend SEQ_INLINE Lanes operator+(Lanes a, Lanes b) { return a.v + b.v; }
+  friend SEQ_INLINE Lanes operator-(Lanes a, Lanes b) { return a.v - b.v; }
+  friend SEQ_INLINE Lanes operator*(Lanes a, Lanes b) { return a.v * b.v; }
+  friend SEQ_INLINE Lanes operator/(Lanes a, Lanes b) { return a.v / b.v; }
+};
+
+// x limited to [-bound, bound]; NaN stays NaN.
+template <class T>
+SEQ_INLINE Lanes<T> clamp(Lanes<T> x, T bound) {
+  const Lanes<T> high(bound), low(-bound);
+  typename Lanes<T>::Value v = x.v > high.v ? high.v : x.v;
+  return v < low.v ? low.v : v;
+}
+
+// e^x = scale * (1 + rest), for |x| up to 87 (float) or 700 (double).
+template <class T>
+struct Exp {
+  Lanes<T> scale, rest;
+};
+
+SEQ_INLINE Lanes<float> expm1_series(Lanes<float> r) {
+  using L = Lanes<float>;
+  L p = L(1.f / 5040) * r + L(1.f / 720);
+  p = p * r + L(1.f / 120);
+  p = p * r + L(1.f / 24);
+  p = p * r + L(1.f / 6);
+  p = p * r + L(0.5f);
+  return p * (r * r) + r;
+}
+
+SEQ_INLINE Lanes<double> expm1_series(Lanes<double> r) {
+  using L = Lanes<double>;
+  L p = L(1. / 6227020800) * r + L(1. / 479001600);
+  p = p * r + L(1. / 39916800);
+  p = p * r + L(1. / 3628800);
+  p = p * r + L(1. / 362880);
+  p = p * r + L(1. / 40320);
+  p = p * r + L(1. / 5040);
+  p = p * r + L(1. / 720);
+  p = p * r + L(1. / 120);
+  p = p * r + L(1. / 24);
+  p = p * r + L(1. / 6);
+  p = p * r + L(0.5);
+  return p * (r * r) + r;
+}
+
+template <class T>
+SEQ_INLINE Exp<T> exp_parts(Lanes<T> x) {
+  using L = Lanes<T>;
+  using Bits = typename L::Bits;
+  constexpr bool kFloat = sizeof(T) == 4;
+  // Adding 1.5 * 2^(mantissa bits) leaves the rounded integer in the low bits of the mantissa.
+  const L magic(kFloat ? T(12582912.0) : T(6755399441055744.0));
+  const L ln2_high(kFloat ? T(0.693359375) : T(6.93145751953125e-1));
+  const L ln2_low(kFloat ? T(-2.12194440054690583e-4) : T(1.42860682030941723212e-6));
+  const L z = x * L(T(1.44269504088896340736)) + magic;
+  const L n = z - magic;
+  const L r = (x - n * ln2_high) - n * ln2_low;
+  Bits bits, one;
+  const L unit(T(1));
+  __builtin_memcpy(&bits, &z.v, sizeof(bits));
+  __builtin_memcpy(&one, &unit.v, sizeof(one));
+  bits = (bits << (kFloat ? 23 : 52)) + one;
+  L scale;
+  __builtin_memcpy(&scale.v, &bits, sizeof(bits));
+  return {scale, expm1_series(r)};
+}
+
+template <class T>
+SEQ_INLINE Lanes<T> sigmoid(Lanes<T> x) {
+  const Lanes<T> one(T(1));
+  const Exp<T> e = exp_parts(clamp(Lanes<T>(T(0)) - x, sizeof(T) == 4 ? T(87) : T(700)));
+  return one / (e.scale * e.rest + e.scale + one);
+}
+
+template <class T>
+SEQ_INLINE Lanes<T> tanh_(Lanes<T> x) {
+  const Lanes<T> bounded = clamp(x, sizeof(T) == 4 ? T(10) : T(20));
+  const Exp<T> e = exp_parts(bounded + bounded);
+  const Lanes<T> expm1 = e.scale * e.rest + (e.scale - Lanes<T>(T(1)));
+  return expm1 / (expm1 + Lanes<T>(T(2)));
+}
+
+// max(x, 0); NaN stays NaN, as torch.relu has it.
+template <class T>
+SEQ_INLINE Lanes<T> relu(Lanes<T> x) {
+  const typename Lanes<T>::Value zero = Lanes<T>(T(0)).v;
+  return x.v <= zero ? zero : x.v;
+}
+
+// x where `by` > 0, else 0.
+template <class T>
+SEQ_INLINE Lanes<T> where_positive(Lanes<T> by, Lanes<T> x) {
+  const typename Lanes<T>::Value zero = Lanes<T>(T(0)).v;
+  return by.v > zero ? x.v : zero;
+}
+
+// x rounded to the nearest bfloat16, ties to even; infinities and NaN stay what they are.
+SEQ_INLINE Lanes<float> to_bfloat16(Lanes<float> x) {
+  using Bits = Lanes<float>::Bits;
+  Bits bits;
+  __builtin_memcpy(&bits, &x.v, sizeof(bits));
+  const Bits rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & static_cast<int32_t>(0xFFFF0000u);
+  const Bits is_nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+  bits = is_nan ? bits : rounded;
+  Lanes<float> out;
+  __builtin_memcpy(&out.v, &bits, sizeof(bits));
+  return out;
+}
+
+// x rounded to the nearest float16. Normal numbers: round away 13 bits of the mantissa. Below 2^-14 the spacing is
+// 2^-24: adding and taking away 0.5 * 2^0 (whose ulp is 2^-24) rounds there.
+SEQ_INLINE Lanes<float> to_float16(Lanes<float> x) {
+  using Bits = Lanes<float>::Bits;
+  Bits bits;
+  __builtin_memcpy(&bits, &x.v, sizeof(bits));
+  const Bits sign = bits & static_cast<int32_t>(0x80000000u), magnitude = bits & 0x7FFFFFFF;
+  Bits normal = (magnitude + 0xFFF + ((magnitude >> 13) & 1)) & ~0x1FFF;
+  const Bits infinity = (magnitude & 0) + 0x7F800000;
+  normal = normal > 0x477FE000 ? infinity : normal;  // above 65504
+  Lanes<float> size;
+  __builtin_memcpy(&size.v, &magnitude, sizeof(bits));
+  const Lanes<float> half(0.5f);
+  const Lanes<float> small = (size + half) - half;
+  Bits small_bits;
+  __builtin_memcpy(&small_bits, &small.v, sizeof(bits));
+  Bits out = magnitude < 0x38800000 ? small_bits : normal;
+  out = magnitude > 0x7F800000 ? magnitude : out;  // NaN
+  out |= sign;
+  Lanes<float> result;
+  __builtin_memcpy(&result.v, &out, sizeof(out));
+  return result;
+}
+
+SEQ_INLINE Lanes<float> rounded(Lanes<float> x, Rounding to) {
+  if (to == Rounding::kNone) return x;
+  return to == Rounding::kBfloat16 ? to_bfloat16(x) : to_float16(x);
+}
+SEQ_INLINE Lanes<double> rounded(Lanes<double> x, Rounding) { return x; }
+
+}  // namespace seq::SEQ_ISA

@@ -1,0 +1,17 @@
+// What the forward and the backward walk share.
+#pragma once
+
+namespace seq::SEQ_ISA {
+
+// How many of the share's places are alive at step t; they are the first.
+SEQ_INLINE int64_t rows_alive(const Plan& plan, const Share& share, int64_t t) {
+  const int64_t end = plan.alive[t] < share.row_end ? plan.alive[t] : share.row_end;
+  return end > share.row_begin ? end - share.row_begin : 0;
+}
+
+template <class T>
+SEQ_INLINE Lanes<T> state_or_zero(const T* states, int64_t offset, int64_t n) {
+  return states ? Lanes<T>::load(states + offset, n) : Lanes<T>(T(0));
+}
+
+}  // namespace seq::SEQ_ISA

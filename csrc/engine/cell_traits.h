@@ -1,0 +1,45 @@
+// One view of every cell for the engines: a cell with one phase and a cell with several look alike here.
+#pragma once
+
+#include "cells/calculus.h"
+
+namespace seq {
+
+template <class Cell>
+struct CellTraits {
+  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates, kSaved = Cell::kSaved;
+  static constexpr int kExtra = kStates - 1;  // the states beside h
+  static constexpr bool kSameGrads = Cell::kSameGrads;
+
+  static constexpr int phases() {
+    if constexpr (requires { Cell::kPhases; }) return Cell::kPhases;
+    return 1;
+  }
+  static constexpr int phase_begin(int p) {
+    if constexpr (requires { Cell::kPhases; }) return Cell::kPhaseBegin[p];
+    return p * kGates;
+  }
+  static constexpr int phase_gates(int p) { return phase_begin(p + 1) - phase_begin(p); }
+  static constexpr bool projects() {
+    if constexpr (requires { Cell::kProjects; }) return Cell::kProjects;
+    return false;
+  }
+
+  template <int Phase, class T>
+  SEQ_HD static void forward(const T* gx, const T* gh, const T* s, T* s_new, T* saved) {
+    if constexpr (phases() == 1)
+      Cell::forward(gx, gh, s, s_new, saved);
+    else
+      Cell::template forward<Phase>(gx, gh, s, s_new, saved);
+  }
+
+  template <int Phase, class T>
+  SEQ_HD static void backward(const T* saved, const T* s, const T* s_new, T* ds, const T& d_operand, T* dgx, T* dgh) {
+    if constexpr (phases() == 1)
+      Cell::backward(saved, s, s_new, ds, dgx, dgh);
+    else
+      Cell::template backward<Phase>(saved, s, s_new, ds, d_operand, dgx, dgh);
+  }
+};
+
+}  // namespace seq

@@ -1,0 +1,161 @@
+// What the CPU forward and backward of a layer share: weights in the type of computation, panels, chunks of time.
+#pragma once
+
+#include "cpu/instruction_set.h"
+#include "ops/layer.h"
+#include "ops/team.h"
+
+namespace seq::ops {
+
+struct DirectionWeights {
+  at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;
+};
+
+inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer, int64_t d) {
+  const auto* w = &a.weights[Layer::kWeights * d];
+  return {computed(w[0], layer), computed(w[1], layer), computed(w[2], layer), computed(w[3], layer),
+          computed(w[4], layer)};
+}
+
+// Walk steps [k0, k1) and, for one direction, the steps [t0, t1) and dense rows [r0, r1) that they are.
+struct Chunk {
+  int64_t k0, k1, t0, t1, r0, r1;
+  int64_t rows() const { return r1 - r0; }
+};
+
+inline Chunk chunk_of(const PlanStorage& plan, int64_t k0, int64_t k1, bool reverse) {
+  const int64_t T = plan.plan.steps, t0 = reverse ? T - k1 : k0, t1 = reverse ? T - k0 : k1;
+  return {k0, k1, t0, t1, plan.start[t0], plan.start[t1]};
+}
+
+constexpr int64_t kChunkBytes = 2 << 20;  // of the gates of a chunk
+
+// Steps per chunk: so that a chunk's gates stay near the caches, and its products are large enough to be fast.
+inline int64_t steps_per_chunk(const Layer& layer, int64_t least_rows) {
+  const int64_t row = layer.cell.gates * layer.hidden * static_cast<int64_t>(at::elementSize(layer.compute));
+  const int64_t rows = std::max(kChunkBytes / std::max<int64_t>(row, 1), least_rows);
+  return std::max<int64_t>(1, rows / std::max<int64_t>(layer.batch, 1));
+}
+
+// x as [data rows, I] in the type of computation.
+inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer) {
+  return t.to(layer.compute).reshape({layer.rows, t.size(-1)});
+}
+
+// The rows of a chunk, dense.
+inline at::Tensor chunk_rows_of(const at::Tensor& flat, const PlanStorage& plan, const Chunk& c) {
+  if (!plan.data_rows.defined()) return flat.narrow(0, c.r0, c.rows());
+  return flat.index_select(0, plan.data_rows.narrow(0, c.r0, c.rows()));
+}
+
+// out = a w^T (+ bias), all contiguous but for the leading dimensions of a and out. Few rows: the own kernel, which
+// reads w as it lies; else ATen.
+template <class T>
+void product_into(const cpu::Kernels<T>& kernels, at::Tensor out, const at::Tensor& a, const at::Tensor& w,
+                  const at::Tensor& bias) {
+  constexpr int64_t kFewRows = 4, kWeightsPerTask = 32768;
+  const int64_t rows = a.size(0), K = a.size(1), columns = w.size(0);
+  if (rows <= kFewRows && a.is_contiguous()) {
+    const T *x = a.template const_data_ptr<T>(), *from = w.template const_data_ptr<T>(), *b = data_or_null<T>(bias);
+    T* to = out.template mutable_data_ptr<T>();
+    const int64_t ldo = out.stride(0), grain = std::max<int64_t>(4, kWeightsPerTask / std::max<int64_t>(K, 1));
+    at::parallel_for(0, columns, grain, [&](int64_t begin, int64_t end) {
+      kernels.dot_rows(from, K, begin, end, K, x, rows, b, to, ldo);
+    });
+  } else if (bias.defined()) {
+    at::addmm_out(out, bias, a, w.t());
+  } else {
+    at::mm_out(out, a, w.t());
+  }
+}
+
+template <class T, class Pack>
+at::Tensor packed(const at::Tensor& like, int64_t blocks, int64_t numel_per_block, const Pack& pack) {
+  at::Tensor out = at::empty({blocks * numel_per_block}, like.options());
+  T* to = out.template mutable_data_ptr<T>();
+  at::parallel_for(0, blocks, std::max<int64_t>(1, 65536 / std::max<int64_t>(numel_per_block, 1)),
+                   [&](int64_t begin, int64_t end) { pack(begin, end, to); });
+  return out;
+}
+
+// Panels and the tensors that hold them.
+template <class T>
+struct PackedWeights {
+  cpu::Panels<T> panels;
+  std::vector<at::Tensor> storage;
+
+  void keep(const T*& where, at::Tensor t) {
+    where = t.template const_data_ptr<T>();
+    storage.push_back(std::move(t));
+  }
+};
+
+template <class T>
+PackedWeights<T> pack_forward(const cpu::Kernels<T>& k, const Layer& layer, const DirectionWeights& w) {
+  PackedWeights<T> out;
+  const auto gates_of = [&](const at::Tensor& m, int64_t units, int first, int last, int64_t block) {
+    const int64_t K = m.size(1), blocks = (units + block - 1) / block;
+    const T* from = m.template const_data_ptr<T>();
+    return packed<T>(m, blocks, K * (last - first) * block, [&](int64_t begin, int64_t end, T* to) {
+      k.pack_gates(from, K, units, first, last, K, block, begin, end, to);
+    });
+  };
+  for (int p = 0; p < k.phases; ++p)
+    out.keep(out.panels.phase[p],
+             gates_of(w.w_hh, layer.hidden, k.phase_begin[p], k.phase_begin[p + 1], k.forward_block));
+  if (layer.projected()) out.keep(out.panels.projection, gates_of(w.w_hr, layer.width, 0, 1, k.projection_block));
+  return out;
+}
+
+template <class T>
+PackedWeights<T> pack_backward(const cpu::Kernels<T>& k, const Layer& layer, const DirectionWeights& w) {
+  PackedWeights<T> out;
+  const auto columns_of = [&](const at::Tensor& m, int64_t first, int64_t last) {
+    const int64_t columns = m.size(1), blocks = (columns + k.backward_block - 1) / k.backward_block;
+    const T* from = m.template const_data_ptr<T>() + first * columns;
+    return packed<T>(m, blocks, (last - first) * k.backward_block, [&](int64_t begin, int64_t end, T* to) {
+      k.pack_columns(from, columns, columns, last - first, k.backward_block, begin, end, to);
+    });
+  };
+  for (int p = 0; p < k.phases; ++p)
+    out.keep(out.panels.phase[p],
+             columns_of(w.w_hh, k.phase_begin[p] * layer.hidden, k.phase_begin[p + 1] * layer.hidden));
+  if (layer.projected()) out.keep(out.panels.projection, columns_of(w.w_hr, 0, layer.width));
+  return out;
+}
+
+// What does not change over the walk of direction d.
+template <class T>
+void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanStorage& plan, int64_t d,
+              const at::Tensor& h0, const at::Tensor& c0, const at::Tensor& resets, const at::Tensor& reset_h,
+              const at::Tensor& reset_c, const at::Tensor& y, const at::Tensor& c_all) {
+  const auto h_of = [&](const at::Tensor& t) {
+    return t.defined() ? t.const_data_ptr<T>() + d * layer.batch * layer.width : nullptr;
+  };
+  const auto c_of = [&](const at::Tensor& t) {
+    return t.defined() ? t.const_data_ptr<T>() + d * layer.batch * layer.hidden : nullptr;
+  };
+  walk.plan = &plan.plan;
+  walk.reverse = a.reverse[d];
+  walk.hidden = layer.hidden, walk.width = layer.width;
+  walk.rounding = layer.rounding();
+  walk.h0 = h_of(h0), walk.c0 = c_of(c0);
+  walk.state_plane = layer.directions * layer.batch * layer.hidden;
+  walk.resets = resets.defined() ? resets.const_data_ptr<bool>() : nullptr;
+  walk.reset_h = h_of(reset_h), walk.reset_c = c_of(reset_c);
+  walk.y = const_cast<T*>(y.const_data_ptr<T>()) + d * layer.width;
+  walk.y_stride = layer.directions * layer.width;
+  if (c_all.defined() && c_all.numel() > 0) {
+    walk.c_all = const_cast<T*>(c_all.const_data_ptr<T>()) + d * layer.rows * layer.hidden;
+    walk.c_all_plane = layer.directions * layer.rows * layer.hidden;
+  }
+}
+
+// call(share) for all places, by the threads of the pool where that pays.
+template <class Call>
+void for_places(int64_t places, int64_t work_per_place, const Call& call) {
+  at::parallel_for(0, places, std::max<int64_t>(1, 16384 / std::max<int64_t>(work_per_place, 1)),
+                   [&](int64_t begin, int64_t end) { call(cpu::Share{begin, end, 0, 1, 1, nullptr}); });
+}
+
+}  // namespace seq::ops

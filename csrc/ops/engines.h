@@ -1,0 +1,26 @@
+// The CPU engines by name, and the rule that chooses one.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ops/layer.h"
+
+namespace seq::ops {
+
+// panel: W_hh packed once per call, own product microkernel with the cell fused to it, one parallel region per chunk.
+// stepwise: an ATen product per step and phase, then the fused cell.
+enum class Engine { kPanel, kStepwise };
+
+struct Choice {
+  Engine engine;
+  std::string why;
+};
+
+std::vector<std::string> engine_names();
+std::string engine_name(Engine engine);
+
+// `asked` is "auto" or a name; throws for an unknown one.
+Choice choose_engine(const Layer& layer, const std::string& asked);
+
+}  // namespace seq::ops

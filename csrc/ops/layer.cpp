@@ -1,0 +1,150 @@
+#include "ops/layer.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "cpu/instruction_set.h"
+
+namespace seq::ops {
+
+namespace {
+
+void check_shape(const OptionalTensor& t, const char* name, at::IntArrayRef expected, const Layer& layer,
+                 const at::Tensor& x) {
+  if (!t.has_value() || !t->defined()) return;
+  TORCH_CHECK(t->sizes() == expected, "seqcuda: ", name, " must have shape ", expected, ", got ", t->sizes());
+  TORCH_CHECK(t->device() == x.device(), "seqcuda: ", name, " is on ", t->device(), ", x on ", x.device());
+  TORCH_CHECK(t->scalar_type() == layer.dtype, "seqcuda: ", name, " has dtype ", t->scalar_type(), ", x has ",
+              layer.dtype);
+}
+
+}  // namespace
+
+std::vector<std::string> cell_names() {
+  std::vector<std::string> names;
+  for (int i = 0; const auto* k = cpu::kernels<float>(i); ++i) names.emplace_back(k->name);
+  return names;
+}
+
+CellCounts cell_counts(const std::string& name) {
+  for (int i = 0; const auto* k = cpu::kernels<float>(i); ++i)
+    if (name == k->name) return {i, k->gates, k->states, k->saved, k->phases, k->same_grads, k->projects};
+  TORCH_CHECK_VALUE(false, "seqcuda: no compiled cell is named '", name, "'");
+}
+
+Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)) {
+  directions = static_cast<int64_t>(a.reverse.size());
+  TORCH_CHECK_VALUE(directions == 1 || directions == 2, "seqcuda: reverse must name 1 or 2 directions, got ",
+                    directions);
+  TORCH_CHECK_VALUE(static_cast<int64_t>(a.weights.size()) == kWeights * directions, "seqcuda: expected ",
+                    kWeights * directions, " weights, got ", a.weights.size());
+  packed = a.batch_sizes.has_value();
+  dtype = a.x.scalar_type();
+  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
+                   "seqcuda: x must be float32, float64, bfloat16 or float16, got ", dtype);
+  compute = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK(a.x.dim() == (packed ? 2 : 3), "seqcuda: x must be ", packed ? "(N, I)" : "(T, B, I)", ", got shape ",
+              a.x.sizes());
+  if (packed) {
+    const auto& sizes = *a.batch_sizes;
+    TORCH_CHECK(sizes.device().is_cpu() && sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.numel() > 0,
+                "seqcuda: batch_sizes must be a non-empty 1-D int64 tensor on the CPU");
+    steps = sizes.numel();
+    batch = sizes[0].item<int64_t>();
+    TORCH_CHECK(batch > 0 && batch <= a.x.size(0), "seqcuda: batch_sizes must start with a number from 1 to the ",
+                a.x.size(0), " rows of x, got ", batch);
+    rows = a.x.size(0);
+    leading = {rows};
+  } else {
+    steps = a.x.size(0), batch = a.x.size(1), rows = steps * batch;
+    leading = {steps, batch};
+  }
+  input = a.x.size(-1);
+  TORCH_CHECK(a.weights[1].has_value(), "seqcuda: weight_hh is missing");
+  TORCH_CHECK(a.weights[1]->dim() == 2 && a.weights[1]->size(0) % cell.gates == 0, "seqcuda: weight_hh must be (",
+              cell.gates, "*H, P), got ", a.weights[1]->sizes());
+  hidden = a.weights[1]->size(0) / cell.gates;
+  width = a.weights[1]->size(1);
+  TORCH_CHECK(hidden > 0 && width > 0, "seqcuda: weight_hh must not be empty, got ", a.weights[1]->sizes());
+  for (int64_t d = 0; d < directions; ++d) {
+    const auto* w = &a.weights[kWeights * d];
+    TORCH_CHECK(w[0].has_value() && w[1].has_value(), "seqcuda: weight_ih and weight_hh must be given");
+    TORCH_CHECK(w[4].has_value() == projected(),
+                "seqcuda: weight_hr must be given where P != H, and only there; P = ", width, ", H = ", hidden);
+    check_shape(w[0], "weight_ih", {cell.gates * hidden, input}, *this, a.x);
+    check_shape(w[1], "weight_hh", {cell.gates * hidden, width}, *this, a.x);
+    check_shape(w[2], "bias_ih", {cell.gates * hidden}, *this, a.x);
+    check_shape(w[3], "bias_hh", {cell.gates * hidden}, *this, a.x);
+    check_shape(w[4], "weight_hr", {width, hidden}, *this, a.x);
+  }
+  TORCH_CHECK(!projected() || cell.projects, "seqcuda: cell '", a.cell, "' has no projection");
+  check_shape(a.h0, "h0", {directions, batch, width}, *this, a.x);
+  check_shape(a.reset_h, "reset_h", {directions, batch, width}, *this, a.x);
+  check_shape(a.c0, "c0", {extra(), directions, batch, hidden}, *this, a.x);
+  check_shape(a.reset_c, "reset_c", {extra(), directions, batch, hidden}, *this, a.x);
+  TORCH_CHECK(!(packed && a.lengths.has_value()), "seqcuda: lengths and batch_sizes exclude each other");
+  if (a.lengths.has_value())
+    TORCH_CHECK(a.lengths->dim() == 1 && a.lengths->size(0) == batch && a.lengths->scalar_type() == at::kLong,
+                "seqcuda: lengths must be int64 of shape (", batch, "), got ", a.lengths->scalar_type(), " ",
+                a.lengths->sizes());
+  if (a.resets.has_value())
+    TORCH_CHECK(a.resets->sizes() == at::IntArrayRef(leading) && a.resets->scalar_type() == at::kBool &&
+                    a.resets->device() == a.x.device(),
+                "seqcuda: resets must be bool of shape ", leading, " beside x, got ", a.resets->scalar_type(), " ",
+                a.resets->sizes());
+}
+
+Rounding Layer::rounding() const {
+  if (dtype == at::kBFloat16) return Rounding::kBfloat16;
+  return dtype == at::kHalf ? Rounding::kFloat16 : Rounding::kNone;
+}
+
+at::Tensor computed(const OptionalTensor& t, const Layer& layer) {
+  if (!t.has_value() || !t->defined()) return {};
+  return t->scalar_type() == layer.compute && t->is_contiguous() ? *t : t->to(layer.compute).contiguous();
+}
+
+PlanStorage make_plan(const Arguments& a, const Layer& layer) {
+  PlanStorage s;
+  const int64_t T = layer.steps, B = layer.batch;
+  s.alive.assign(T, B);
+  s.length.assign(B, T);
+  if (layer.packed) {
+    const at::Tensor sizes = a.batch_sizes->contiguous();
+    const int64_t* n = sizes.const_data_ptr<int64_t>();
+    for (int64_t t = 0; t < T; ++t) {
+      TORCH_CHECK(n[t] > 0 && (t == 0 || n[t] <= n[t - 1]), "seqcuda: batch_sizes must be positive and not increasing");
+      s.alive[t] = n[t];
+      if (t > 0) std::fill(s.length.begin() + n[t], s.length.begin() + n[t - 1], t);
+    }
+  } else if (a.lengths.has_value()) {
+    const at::Tensor host = a.lengths->to(at::kCPU).contiguous();
+    const int64_t* length = host.const_data_ptr<int64_t>();
+    s.order.resize(B);
+    std::iota(s.order.begin(), s.order.end(), 0);
+    std::stable_sort(s.order.begin(), s.order.end(), [&](int64_t i, int64_t j) { return length[i] > length[j]; });
+    std::fill(s.alive.begin(), s.alive.end(), 0);
+    for (int64_t i = 0; i < B; ++i) {
+      s.length[i] = length[s.order[i]];
+      TORCH_CHECK(s.length[i] >= 0 && s.length[i] <= T, "seqcuda: lengths must be within 0 and ", T, ", got ",
+                  s.length[i], " for row ", s.order[i]);
+      if (s.length[i] > 0) ++s.alive[s.length[i] - 1];
+    }
+    for (int64_t t = T - 2; t >= 0; --t) s.alive[t] += s.alive[t + 1];
+  }
+  s.start.resize(T + 1);
+  s.start[0] = 0;
+  for (int64_t t = 0; t < T; ++t) s.start[t + 1] = s.start[t] + s.alive[t];
+  TORCH_CHECK(!layer.packed || s.dense() == layer.rows, "seqcuda: batch_sizes add up to ", s.dense(), ", x has ",
+              layer.rows, " rows");
+  s.plan = {T, B, s.alive.data(), s.start.data(), s.order.empty() ? nullptr : s.order.data()};
+  if (s.plan.order) {
+    s.data_rows = at::empty({s.dense()}, at::kLong);
+    int64_t* row = s.data_rows.mutable_data_ptr<int64_t>();
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t i = 0; i < s.alive[t]; ++i) *row++ = s.plan.row(t, i);
+  }
+  return s;
+}
+
+}  // namespace seq::ops

@@ -1,0 +1,28 @@
+// The op pair: one layer walked over time, and its gradients. Schemas: registration.cpp; shapes: seqcuda/walk.py.
+#pragma once
+
+#include <tuple>
+
+#include "ops/layer.h"
+
+namespace seq::ops {
+
+using SequenceResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using SequenceGradients =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>>;
+
+// y, h_n, c_n, c_all, saved; the last two empty where `save` does not ask for them.
+SequenceResult sequence_cpu(const Arguments& a, const std::string& save, const std::string& engine);
+
+// What came back and what the forward kept.
+struct Saved {
+  OptionalTensor grad_y, grad_h_n, grad_c_n, grad_c_all;
+  at::Tensor y, c_all, saved;
+};
+
+// Gradients of x, h0, c0, reset_h, reset_c and the weights; empty where `needs`, in the order of
+// Inputs.tensors() of seqcuda/walk.py, does not ask for them.
+SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,
+                                        const std::vector<bool>& needs);
+
+}  // namespace seq::ops

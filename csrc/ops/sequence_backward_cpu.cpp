@@ -1,0 +1,351 @@
+// The backward of a layer on the CPU: chunks of time from the last to the first. A chunk: what lean training did not
+// keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each.
+#include <array>
+
+#include "ops/cpu_common.h"
+#include "ops/engines.h"
+#include "ops/sequence.h"
+
+namespace seq::ops {
+
+namespace {
+
+constexpr int64_t kChunkLeastRows = 256;  // a product over fewer rows is far from the machine's rate
+
+// Which gradients are wanted, in the order of Inputs.tensors().
+struct Needs {
+  explicit Needs(const std::vector<bool>& n) : x(n[0]), h0(n[1]), c0(n[2]), reset_h(n[6]), reset_c(n[7]), all(n) {}
+  bool weight(int64_t d, int j) const { return all[8 + Layer::kWeights * d + j]; }
+  bool x, h0, c0, reset_h, reset_c;
+  std::vector<bool> all;
+};
+
+template <class T>
+struct DirectionBackward {
+  DirectionWeights weights, grads;
+  PackedWeights<T> packed;
+  Backward<T> b;
+  Forward<T> again;  // for the gates that lean training did not keep
+  at::Tensor dh, dc, dgx, dgh, dh_out, saved, product;
+};
+
+at::Tensor empty_like_if(bool wanted, const at::Tensor& t) {
+  return wanted && t.defined() ? at::empty_like(t) : at::Tensor();
+}
+
+// out = a b for the first chunk, out += a b for the others.
+void accumulate(bool first, at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  if (first)
+    at::mm_out(out, a, b);
+  else
+    out.addmm_(a, b);
+}
+
+void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
+  if (first)
+    at::sum_out(out, rows, 0);
+  else
+    out.add_(rows.sum(0));
+}
+
+template <class T>
+class LayerBackward {
+ public:
+  LayerBackward(const Arguments& a, const Saved& s, const Layer& layer, Engine engine, const Needs& needs)
+      : a_(a),
+        layer_(layer),
+        engine_(engine),
+        needs_(needs),
+        kernels_(*cpu::kernels<T>(layer.cell.index)),
+        plan_(make_plan(a, layer)),
+        team_(make_team(layer)),
+        options_(a.x.options().dtype(layer.compute)) {
+    h0_ = computed(a.h0, layer), c0_ = computed(a.c0, layer);
+    reset_h_ = computed(a.reset_h, layer), reset_c_ = computed(a.reset_c, layer);
+    resets_ = a.resets.has_value() ? a.resets->contiguous() : at::Tensor();
+    x_ = flat_rows(a.x, layer);
+    y_ = s.y.to(layer.compute).contiguous();
+    c_all_ = s.c_all.contiguous();
+    grad_y_ = computed(s.grad_y, layer), grad_c_all_ = computed(s.grad_c_all, layer);
+    lean_ = layer.cell.saved > 0 && s.saved.numel() == 0;
+    saved_ = s.saved.contiguous();
+    const at::Tensor grad_h_n = computed(s.grad_h_n, layer), grad_c_n = computed(s.grad_c_n, layer);
+    const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
+    // Where every row of x is written once, its gradient need not start from zero.
+    dx_once_ = D == 1 && !plan_.data_rows.defined();
+    if (needs.x)
+      dx_ = dx_once_ ? at::empty({layer.rows, layer.input}, options_) : at::zeros({layer.rows, layer.input}, options_);
+    if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, options_);
+    if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, options_);
+    steps_ = steps_per_chunk(layer, kChunkLeastRows);
+    const int64_t rows = std::min(steps_ * B, plan_.dense());
+    if (plan_.plan.order) order_ = at::tensor(plan_.order);
+    directions_.resize(D);
+    for (int64_t d = 0; d < D; ++d) set_up(d, rows, grad_h_n, grad_c_n);
+  }
+
+  SequenceGradients run() {
+    const int64_t chunks = (layer_.steps + steps_ - 1) / steps_;
+    for (int64_t j = chunks - 1; j >= 0; --j) {
+      const int64_t k0 = j * steps_, k1 = std::min(k0 + steps_, layer_.steps);
+      std::vector<Chunk> chunks_of;
+      std::vector<at::Tensor> xs, entering;
+      for (int64_t d = 0; d < layer_.directions; ++d) {
+        const Chunk c = chunk_of(plan_, k0, k1, a_.reverse[d]);
+        chunks_of.push_back(c);
+        directions_[d].b.first = c.r0;
+        xs.push_back(chunk_rows_of(x_, plan_, c));
+        entering.push_back(lean_ || needs_.weight(d, 1) ? gather_entering(d, c) : at::Tensor());
+        if (lean_) recompute(d, c, xs[d], entering[d]);
+      }
+      if (engine_ == Engine::kPanel) {
+        team_.run(plan_, [&](int64_t d, const cpu::Share& share) {
+          kernels_.backward(directions_[d].b, directions_[d].packed.panels, share, k0, k1);
+        });
+      } else {
+        for (auto& direction : directions_) stepwise(direction, k0, k1);
+      }
+      for (int64_t d = 0; d < layer_.directions; ++d) products(d, chunks_of[d], xs[d], entering[d], j == chunks - 1);
+    }
+    if (chunks == 0)
+      for (auto& dir : directions_)
+        for (const auto& g : gradients_of(dir))
+          if (g.defined()) g.zero_();
+    return results();
+  }
+
+ private:
+  static std::array<at::Tensor, Layer::kWeights> gradients_of(const DirectionBackward<T>& dir) {
+    return {dir.grads.w_ih, dir.grads.w_hh, dir.grads.b_ih, dir.grads.b_hh, dir.grads.w_hr};
+  }
+
+  void set_up(int64_t d, int64_t rows, const at::Tensor& grad_h_n, const at::Tensor& grad_c_n) {
+    const int64_t B = layer_.batch, H = layer_.hidden, P = layer_.width, S = layer_.cell.states, G = layer_.cell.gates;
+    auto& dir = directions_[d];
+    auto& b = dir.b;
+    dir.weights = direction_weights(a_, layer_, d);
+    dir.grads = {
+        empty_like_if(needs_.weight(d, 0), dir.weights.w_ih), empty_like_if(needs_.weight(d, 1), dir.weights.w_hh),
+        empty_like_if(needs_.weight(d, 2), dir.weights.b_ih), empty_like_if(needs_.weight(d, 3), dir.weights.b_hh),
+        empty_like_if(needs_.weight(d, 4), dir.weights.w_hr)};
+    if (engine_ == Engine::kPanel)
+      dir.packed = pack_backward(kernels_, layer_, dir.weights);
+    else
+      dir.product = at::empty({B * std::max(H, P)}, options_);
+    set_walk(b, a_, layer_, plan_, d, h0_, c0_, resets_, reset_h_, reset_c_, y_, c_all_);
+    if (grad_y_.defined()) {
+      b.dy = grad_y_.template const_data_ptr<T>() + d * P;
+      b.dy_stride = layer_.directions * P;
+    }
+    if (grad_c_all_.defined()) b.dc_all = grad_c_all_.template const_data_ptr<T>() + d * layer_.rows * H;
+    dir.dh = by_place(grad_h_n.defined() ? grad_h_n[d] : at::zeros({B, P}, options_), 0);
+    b.dh = dir.dh.template mutable_data_ptr<T>();
+    if (S > 1) {
+      dir.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, d) : at::zeros({S - 1, B, H}, options_), 1);
+      b.dc = dir.dc.template mutable_data_ptr<T>();
+    }
+    dir.dgx = at::empty({rows, G * H}, options_);
+    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, options_);
+    b.dgx = dir.dgx.template mutable_data_ptr<T>();
+    b.dgh = dir.dgh.template mutable_data_ptr<T>();
+    if (layer_.projected()) {
+      dir.dh_out = at::empty({rows, P}, options_);
+      b.dh_out = dir.dh_out.template mutable_data_ptr<T>();
+    }
+    if (dreset_h_.defined()) b.dreset_h = dreset_h_[d].template mutable_data_ptr<T>();
+    if (dreset_c_.defined()) b.dreset_c = dreset_c_.template mutable_data_ptr<T>() + d * B * H;
+    if (lean_) {
+      dir.saved = at::empty({rows, layer_.cell.saved * H}, options_);
+      b.saved = dir.saved.template mutable_data_ptr<T>();
+      static_cast<Walk<T>&>(dir.again) = b;
+      dir.again.b_hh = data_or_null<T>(dir.weights.b_hh);
+    } else if (layer_.cell.saved > 0) {
+      b.saved = const_cast<T*>(saved_[d].template const_data_ptr<T>());
+    }
+  }
+
+  // A copy of [.., B, ..] by place.
+  at::Tensor by_place(const at::Tensor& t, int64_t dim) const {
+    return order_.defined() ? t.index_select(dim, order_) : t.clone(at::MemoryFormat::Contiguous);
+  }
+  at::Tensor by_row(const at::Tensor& t, int64_t dim) const {
+    return order_.defined() ? at::empty_like(t).index_copy_(dim, order_, t) : t;
+  }
+
+  // call(k, share) for the walk steps of a chunk, in parallel over the steps.
+  template <class Call>
+  void for_steps(const Chunk& c, const Call& call) const {
+    const int64_t work = std::max<int64_t>(1, 16384 / std::max<int64_t>(layer_.batch * layer_.hidden, 1));
+    at::parallel_for(c.k0, c.k1, work, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) call(k, cpu::Share{0, layer_.batch, 0, 1, 1, nullptr});
+    });
+  }
+
+  at::Tensor gather_entering(int64_t d, const Chunk& c) const {
+    at::Tensor out = at::empty({c.rows(), layer_.width}, options_);
+    T* to = out.template mutable_data_ptr<T>();
+    for_steps(
+        c, [&](int64_t k, const cpu::Share& share) { kernels_.gather_entering(directions_[d].b, share, k, c.r0, to); });
+    return out;
+  }
+
+  void recompute(int64_t d, const Chunk& c, const at::Tensor& x, const at::Tensor& entering) {
+    auto& dir = directions_[d];
+    const int64_t H = layer_.hidden, G = layer_.cell.gates;
+    dir.b.saved_first = dir.again.saved_first = dir.again.gx_first = c.r0;
+    if (c.rows() == 0) return;
+    at::Tensor gx = at::empty({c.rows(), G * H}, options_);
+    product_into(kernels_, gx, x, dir.weights.w_ih, dir.weights.b_ih);
+    dir.again.gx = gx.template const_data_ptr<T>();
+    at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
+    for (int p = 0; p < kernels_.phases; ++p) {
+      const int64_t first = kernels_.phase_begin[p] * H, last = kernels_.phase_begin[p + 1] * H;
+      const at::Tensor gh = at::mm(p == 0 ? entering : operand, dir.weights.w_hh.narrow(0, first, last - first).t());
+      const T* product = gh.template const_data_ptr<T>();
+      T* next = operand.defined() ? operand.template mutable_data_ptr<T>() : nullptr;
+      for_steps(c,
+                [&](int64_t k, const cpu::Share& share) { kernels_.recompute[p](dir.again, share, k, product, next); });
+    }
+  }
+
+  void stepwise(DirectionBackward<T>& dir, int64_t k0, int64_t k1) {
+    const int64_t H = layer_.hidden, work = layer_.cell.gates * H;
+    const auto& b = dir.b;
+    for (int64_t k = k1 - 1; k >= k0; --k) {
+      const int64_t t = b.step(k), places = plan_.alive[t];
+      if (places == 0) continue;
+      const auto rows = [&](const at::Tensor& m) { return m.narrow(0, plan_.start[t] - b.first, places); };
+      const auto multiply = [&](const at::Tensor& left, const at::Tensor& right) {
+        at::Tensor out = dir.product.narrow(0, 0, places * right.size(1)).view({places, right.size(1)});
+        at::mm_out(out, left, right);
+        return out.template const_data_ptr<T>();
+      };
+      const T* d_operand = nullptr;
+      if (layer_.projected()) {
+        for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_projected(b, s, k); });
+        d_operand = multiply(rows(dir.dh_out), dir.weights.w_hr);
+      }
+      for (int p = kernels_.phases - 1; p >= 0; --p) {
+        for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_phase[p](b, s, k, d_operand); });
+        const int64_t first = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - first;
+        d_operand = multiply(rows(dir.dgh).narrow(1, first, count), dir.weights.w_hh.narrow(0, first, count));
+      }
+      for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_carry(b, s, k, d_operand); });
+    }
+  }
+
+  // dW and dx of a chunk whose gradients of the gates are there.
+  void products(int64_t d, const Chunk& c, const at::Tensor& x, const at::Tensor& entering, bool first) {
+    auto& dir = directions_[d];
+    auto& g = dir.grads;
+    const int64_t H = layer_.hidden;
+    const at::Tensor dgx = dir.dgx.narrow(0, 0, c.rows()), dgh = dir.dgh.narrow(0, 0, c.rows());
+    if (needs_.x) {
+      if (plan_.data_rows.defined()) {
+        const at::Tensor rows = plan_.data_rows.narrow(0, c.r0, c.rows());
+        dx_.index_add_(0, rows, at::mm(dgx, dir.weights.w_ih));
+      } else {
+        accumulate(dx_once_, dx_.narrow(0, c.r0, c.rows()), dgx, dir.weights.w_ih);
+      }
+    }
+    if (g.w_ih.defined()) accumulate(first, g.w_ih, dgx.t(), x);
+    if (g.b_ih.defined()) accumulate_sum(first, g.b_ih, dgx);
+    if (g.b_hh.defined()) accumulate_sum(first, g.b_hh, dgh);
+    if (g.w_hh.defined()) {
+      for (int p = 0; p < kernels_.phases; ++p) {
+        const int64_t begin = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - begin;
+        at::Tensor operand = entering;
+        if (p > 0)
+          operand =
+              gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](dir.b, s, k, to); }, c);
+        accumulate(first, g.w_hh.narrow(0, begin, count), dgh.narrow(1, begin, count).t(), operand);
+      }
+    }
+    if (g.w_hr.defined()) {
+      const at::Tensor unprojected =
+          gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(dir.b, s, k, to); }, c);
+      accumulate(first, g.w_hr, dir.dh_out.narrow(0, 0, c.rows()).t(), unprojected);
+    }
+  }
+
+  template <class Call>
+  at::Tensor gather(const Call& call, const Chunk& c) const {
+    at::Tensor out = at::empty({c.rows(), layer_.hidden}, options_);
+    T* to = out.template mutable_data_ptr<T>();
+    for_steps(c, [&](int64_t k, const cpu::Share& share) { call(k, share, to); });
+    return out;
+  }
+
+  SequenceGradients results() const {
+    const auto given = [&](const at::Tensor& t) {
+      return t.defined() ? t.to(layer_.dtype) : at::empty({0}, a_.x.options());
+    };
+    std::vector<at::Tensor> dh, dc, dw;
+    for (int64_t d = 0; d < layer_.directions; ++d) {
+      const auto& dir = directions_[d];
+      if (needs_.h0) dh.push_back(by_row(dir.dh, 0));
+      if (needs_.c0) dc.push_back(by_row(dir.dc, 1));
+      for (const auto& g : gradients_of(dir)) dw.push_back(given(g));
+    }
+    return {given(dx_.defined() ? dx_.view(a_.x.sizes()) : dx_),
+            given(needs_.h0 ? at::stack(dh) : at::Tensor()),
+            given(needs_.c0 ? at::stack(dc, 1) : at::Tensor()),
+            given(dreset_h_),
+            given(dreset_c_),
+            dw};
+  }
+
+  const Arguments& a_;
+  const Layer& layer_;
+  const Engine engine_;
+  const Needs& needs_;
+  const cpu::Kernels<T>& kernels_;
+  const PlanStorage plan_;
+  const Team team_;
+  const at::TensorOptions options_;
+  at::Tensor h0_, c0_, reset_h_, reset_c_, resets_, x_, y_, c_all_, saved_, grad_y_, grad_c_all_;
+  at::Tensor dx_, dreset_h_, dreset_c_, order_;
+  bool lean_ = false, dx_once_ = false;
+  int64_t steps_ = 1;
+  std::vector<DirectionBackward<T>> directions_;
+};
+
+// What came back and what was kept are of the shapes that the forward gives: the kernels trust them.
+void check_saved(const Saved& s, const Layer& layer, const at::Tensor& x) {
+  const int64_t D = layer.directions, B = layer.batch, H = layer.hidden;
+  const auto check = [&](const at::Tensor& t, const char* name, at::ScalarType dtype,
+                         const std::vector<int64_t>& shape) {
+    TORCH_CHECK(t.sizes() == at::IntArrayRef(shape), "seqcuda: ", name, " must have shape ", shape, ", got ",
+                t.sizes());
+    TORCH_CHECK(t.scalar_type() == dtype && t.device() == x.device(), "seqcuda: ", name, " must be ", dtype, " on ",
+                x.device(), ", got ", t.scalar_type(), " on ", t.device());
+  };
+  const auto with_rows = [&](std::vector<int64_t> before, int64_t last) {
+    before.insert(before.end(), layer.leading.begin(), layer.leading.end());
+    before.push_back(last);
+    return before;
+  };
+  check(s.y, "y", layer.dtype, with_rows({}, D * layer.width));
+  check(s.c_all, "c_all", layer.compute, with_rows({layer.extra(), D}, H));
+  if (s.saved.numel() > 0) check(s.saved, "saved", layer.compute, with_rows({D}, layer.cell.saved * H));
+  if (s.grad_y.has_value()) check(*s.grad_y, "grad_y", layer.dtype, s.y.sizes().vec());
+  if (s.grad_h_n.has_value()) check(*s.grad_h_n, "grad_h_n", layer.dtype, {D, B, layer.width});
+  if (s.grad_c_n.has_value()) check(*s.grad_c_n, "grad_c_n", layer.dtype, {layer.extra(), D, B, H});
+  if (s.grad_c_all.has_value()) check(*s.grad_c_all, "grad_c_all", layer.compute, s.c_all.sizes().vec());
+}
+
+}  // namespace
+
+SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,
+                                        const std::vector<bool>& needs) {
+  const Layer layer(a);
+  TORCH_CHECK(needs.size() == 8 + a.weights.size(), "seqcuda: needs must have ", 8 + a.weights.size(), " entries, got ",
+              needs.size());
+  const Engine chosen = choose_engine(layer, engine).engine;
+  const Needs wanted(needs);
+  check_saved(s, layer, a.x);
+  if (layer.compute == at::kDouble) return LayerBackward<double>(a, s, layer, chosen, wanted).run();
+  return LayerBackward<float>(a, s, layer, chosen, wanted).run();
+}
+
+}  // namespace seq::ops

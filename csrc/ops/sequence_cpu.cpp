@@ -1,0 +1,238 @@
+// The forward of a layer on the CPU: input products by ATen in chunks of time, the walk by the engine.
+#include "ops/cpu_common.h"
+#include "ops/engines.h"
+#include "ops/sequence.h"
+
+namespace seq::ops {
+
+namespace {
+
+template <class T>
+struct DirectionForward {
+  DirectionWeights weights;
+  PackedWeights<T> packed;
+  Forward<T> f;
+  at::Tensor h, c, operand, gx, scratch, gh;
+};
+
+// The state that enters each row's first step, in both halves of the double buffer.
+template <class T>
+void fill_entering(const Forward<T>& f, const PlanStorage& plan) {
+  const int64_t B = plan.plan.batch, P = f.width;
+  for (int64_t i = 0; i < B; ++i) {
+    const int64_t batch = plan.plan.batch_row(i), length = plan.length[i];
+    const bool reset = length > 0 && f.is_reset(f.reverse ? length - 1 : 0, i);
+    const T* from = reset ? f.reset_h : f.h0;
+    for (T* h : f.h) {
+      if (from)
+        std::copy_n(from + batch * P, P, h + i * P);
+      else
+        std::fill_n(h + i * P, P, T(0));
+    }
+  }
+}
+
+// t [any, data rows, width]: 0 where a row has ended.
+template <class T>
+void zero_dead_rows(const at::Tensor& t, const PlanStorage& plan) {
+  const int64_t width = t.size(2);
+  for (int64_t j = 0; j < t.size(0); ++j) {
+    T* rows = t.template mutable_data_ptr<T>() + j * t.size(1) * width;
+    at::parallel_for(0, plan.plan.steps, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t step = begin; step < end; ++step)
+        for (int64_t i = plan.alive[step]; i < plan.plan.batch; ++i)
+          std::fill_n(rows + plan.plan.row(step, i) * width, width, T(0));
+    });
+  }
+}
+
+template <class T>
+void stepwise(const cpu::Kernels<T>& kernels, const Layer& layer, const PlanStorage& plan, DirectionForward<T>& d,
+              int64_t k0, int64_t k1) {
+  const int64_t work = layer.cell.gates * layer.hidden;
+  for (int64_t k = k0; k < k1; ++k) {
+    const int64_t places = plan.alive[d.f.step(k)];
+    if (places == 0) continue;
+    for (int p = 0; p < kernels.phases; ++p) {
+      const int64_t first = kernels.phase_begin[p] * layer.hidden, last = kernels.phase_begin[p + 1] * layer.hidden;
+      const at::Tensor operand = (p == 0 ? d.h[k % 2] : d.operand).narrow(0, 0, places);
+      at::Tensor gh = d.gh.narrow(0, 0, places * (last - first)).view({places, last - first});
+      product_into(kernels, gh, operand, d.weights.w_hh.narrow(0, first, last - first), {});
+      const T* product = gh.template const_data_ptr<T>();
+      for_places(places, work, [&](const cpu::Share& share) { kernels.forward_phase[p](d.f, share, k, product); });
+    }
+    if (layer.projected()) {
+      at::Tensor h = d.gh.narrow(0, 0, places * layer.width).view({places, layer.width});
+      product_into(kernels, h, d.operand.narrow(0, 0, places), d.weights.w_hr, {});
+      const T* product = h.template const_data_ptr<T>();
+      for_places(places, work, [&](const cpu::Share& share) { kernels.forward_projected(d.f, share, k, product); });
+    }
+  }
+}
+
+template <class T>
+SequenceResult run(const Arguments& a, const Layer& layer, const std::string& save, Engine engine) {
+  const cpu::Kernels<T>& kernels = *cpu::kernels<T>(layer.cell.index);
+  const PlanStorage plan = make_plan(a, layer);
+  const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
+  const int64_t rows = layer.rows, G = layer.cell.gates;
+  const auto options = a.x.options().dtype(layer.compute);
+  const bool keep_states = save != "nothing" && S > 1, keep_gates = save == "all" && layer.cell.saved > 0;
+
+  const at::Tensor h0 = computed(a.h0, layer), c0 = computed(a.c0, layer);
+  const at::Tensor reset_h = computed(a.reset_h, layer), reset_c = computed(a.reset_c, layer);
+  const at::Tensor resets = a.resets.has_value() ? a.resets->contiguous() : at::Tensor();
+  const at::Tensor x = flat_rows(a.x, layer);
+  at::Tensor y = at::empty({rows, D * P}, options);
+  at::Tensor h_n = at::empty({D, B, P}, options), c_n = at::empty({S - 1, D, B, H}, options);
+  at::Tensor c_all = at::empty({keep_states ? S - 1 : 0, D, rows, H}, options);
+  at::Tensor saved = at::empty({keep_gates ? D : 0, rows, layer.cell.saved * H}, options);
+  const bool scratch = kernels.phases > 1 && !keep_gates;
+  // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
+  if (plan.plan.order)
+    for (const auto& t : {y.unsqueeze(0), c_all.flatten(0, 1), saved}) zero_dead_rows<T>(t, plan);
+
+  const int64_t steps = steps_per_chunk(layer, 1);
+  const int64_t chunk_rows = std::min(steps * B, plan.dense());
+  std::vector<DirectionForward<T>> directions(D);
+  for (int64_t d = 0; d < D; ++d) {
+    auto& dir = directions[d];
+    dir.weights = direction_weights(a, layer, d);
+    if (engine == Engine::kPanel)
+      dir.packed = pack_forward(kernels, layer, dir.weights);
+    else
+      dir.gh = at::empty({B * std::max(G * H, P)}, options);
+    set_walk(dir.f, a, layer, plan, d, h0, c0, resets, reset_h, reset_c, y, c_all);
+    dir.h = at::empty({2, B, P}, options);
+    dir.gx = at::empty({chunk_rows, G * H}, options);
+    dir.f.h[0] = dir.h[0].template mutable_data_ptr<T>();
+    dir.f.h[1] = dir.h[1].template mutable_data_ptr<T>();
+    if (S > 1) {
+      dir.c = c0.defined() ? c0.select(1, d).clone() : at::zeros({S - 1, B, H}, options);
+      if (plan.plan.order) dir.c = dir.c.index_select(1, at::tensor(plan.order));
+      dir.f.c = dir.c.template mutable_data_ptr<T>();
+    }
+    if (kernels.phases > 1 || layer.projected()) {
+      dir.operand = at::empty({B, H}, options);
+      dir.f.operand = dir.operand.template mutable_data_ptr<T>();
+    }
+    if (keep_gates) dir.f.saved = saved[d].template mutable_data_ptr<T>();
+    if (scratch) {
+      dir.scratch = at::empty({chunk_rows, layer.cell.saved * H}, options);
+      dir.f.saved = dir.scratch.template mutable_data_ptr<T>();
+    }
+    dir.f.gx = dir.gx.template const_data_ptr<T>();
+    dir.f.b_hh = data_or_null<T>(dir.weights.b_hh);
+    fill_entering(dir.f, plan);
+  }
+
+  const Team team = make_team(layer);
+  for (int64_t k0 = 0; k0 < layer.steps; k0 += steps) {
+    const int64_t k1 = std::min(k0 + steps, layer.steps);
+    for (int64_t d = 0; d < D; ++d) {
+      auto& dir = directions[d];
+      const Chunk chunk = chunk_of(plan, k0, k1, a.reverse[d]);
+      dir.f.gx_first = chunk.r0;
+      if (scratch) dir.f.saved_first = chunk.r0;
+      if (chunk.rows() > 0)
+        product_into(kernels, dir.gx.narrow(0, 0, chunk.rows()), chunk_rows_of(x, plan, chunk), dir.weights.w_ih,
+                     dir.weights.b_ih);
+    }
+    if (engine == Engine::kPanel) {
+      team.run(plan, [&](int64_t d, const cpu::Share& share) {
+        kernels.forward(directions[d].f, directions[d].packed.panels, share, k0, k1);
+      });
+    } else {
+      for (auto& dir : directions) stepwise(kernels, layer, plan, dir, k0, k1);
+    }
+  }
+
+  for (int64_t d = 0; d < D; ++d) {
+    const Forward<T>& f = directions[d].f;
+    T* h = h_n.template mutable_data_ptr<T>() + d * B * P;
+    for (int64_t i = 0; i < B; ++i) {
+      const int64_t batch = plan.plan.batch_row(i), length = plan.length[i];
+      const T* from = length > 0 ? f.y + plan.plan.row(f.reverse ? 0 : length - 1, i) * f.y_stride
+                      : f.h0     ? f.h0 + batch * P
+                                 : nullptr;
+      if (from)
+        std::copy_n(from, P, h + batch * P);
+      else
+        std::fill_n(h + batch * P, P, T(0));
+    }
+    if (S == 1) continue;
+    at::Tensor c = c_n.select(1, d);
+    if (plan.plan.order)
+      c.index_copy_(1, at::tensor(plan.order), directions[d].c);
+    else
+      c.copy_(directions[d].c);
+  }
+  auto with_leading = [&](const at::Tensor& t, int64_t at_dim) {
+    if (layer.packed) return t;
+    std::vector<int64_t> sizes = t.sizes().vec();
+    sizes[at_dim] = layer.leading[0];
+    sizes.insert(sizes.begin() + at_dim + 1, layer.leading[1]);
+    return t.view(sizes);
+  };
+  return {with_leading(y, 0).to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype), with_leading(c_all, 2),
+          with_leading(saved, 1)};
+}
+
+// One step of one direction, as the cells and the streams of a layer call it: no plan, no buffers but the results.
+template <class T>
+SequenceResult single_step(const Arguments& a, const Layer& layer, const std::string& save) {
+  const cpu::Kernels<T>& kernels = *cpu::kernels<T>(layer.cell.index);
+  const int64_t B = layer.batch, H = layer.hidden, G = layer.cell.gates, S = layer.cell.states;
+  const auto options = a.x.options().dtype(layer.compute);
+  const DirectionWeights w = direction_weights(a, layer, 0);
+  const at::Tensor x = flat_rows(a.x, layer), c0 = computed(a.c0, layer);
+  const at::Tensor h0 = a.h0.has_value() ? computed(a.h0, layer) : at::zeros({1, B, H}, options);
+  const bool keep_states = save != "nothing" && S > 1, keep_gates = save == "all" && layer.cell.saved > 0;
+  at::Tensor y = at::empty({1, B, H}, options), h_n = at::empty({1, B, H}, options);
+  at::Tensor c_n = c0.defined() ? c0.clone() : at::zeros({S - 1, 1, B, H}, options);
+  at::Tensor c_all = at::empty({keep_states ? S - 1 : 0, 1, 1, B, H}, options);
+  at::Tensor saved = at::empty({keep_gates ? 1 : 0, 1, B, layer.cell.saved * H}, options);
+  at::Tensor gates = at::empty({2, B, G * H}, options);  // of x, of h
+  const at::Tensor gx = gates[0], gh = gates[1];
+  product_into(kernels, gx, x, w.w_ih, w.b_ih);
+  product_into(kernels, gh, h0.view({B, H}), w.w_hh, {});
+
+  const int64_t alive = B, start[] = {0, B};
+  const Plan plan{1, B, &alive, start, nullptr};
+  Forward<T> f;
+  f.plan = &plan;
+  f.hidden = f.width = H;
+  f.rounding = layer.rounding();
+  f.state_plane = f.c_all_plane = B * H;
+  f.y = y.template mutable_data_ptr<T>();
+  f.y_stride = H;
+  if (keep_states) f.c_all = c_all.template mutable_data_ptr<T>();
+  if (keep_gates) f.saved = saved.template mutable_data_ptr<T>();
+  f.gx = gx.template const_data_ptr<T>();
+  f.b_hh = data_or_null<T>(w.b_hh);
+  f.h[0] = const_cast<T*>(h0.template const_data_ptr<T>());
+  f.h[1] = h_n.template mutable_data_ptr<T>();
+  if (S > 1) f.c = c_n.template mutable_data_ptr<T>();
+  const T* product = gh.template const_data_ptr<T>();
+  for_places(B, G * H, [&](const cpu::Share& share) { kernels.forward_phase[0](f, share, 0, product); });
+  return {y.to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype), c_all, saved};
+}
+
+bool is_single_step(const Arguments& a, const Layer& layer) {
+  return layer.steps == 1 && layer.batch > 0 && layer.directions == 1 && !layer.packed && !layer.projected() &&
+         !a.lengths.has_value() && !a.resets.has_value() && layer.cell.phases == 1;
+}
+
+}  // namespace
+
+SequenceResult sequence_cpu(const Arguments& a, const std::string& save, const std::string& engine) {
+  TORCH_CHECK_VALUE(save == "nothing" || save == "states" || save == "all",
+                    "seqcuda: save must be nothing, states or all, got '", save, "'");
+  const Layer layer(a);
+  const Engine chosen = choose_engine(layer, engine).engine;
+  if (chosen == Engine::kStepwise && is_single_step(a, layer))
+    return layer.compute == at::kDouble ? single_step<double>(a, layer, save) : single_step<float>(a, layer, save);
+  return layer.compute == at::kDouble ? run<double>(a, layer, save, chosen) : run<float>(a, layer, save, chosen);
+}
+
+}  // namespace seq::ops

@@ -1,0 +1,61 @@
+#include "ops/team.h"
+
+namespace seq::ops {
+
+std::vector<int64_t> Team::row_cuts(const PlanStorage& plan) const {
+  std::vector<int64_t> cuts(members + 1, plan.plan.batch);
+  cuts[0] = 0;
+  int64_t work = 0, member = 1;
+  for (int64_t i = 0; i < plan.plan.batch && member < members; ++i) {
+    work += plan.length[i];
+    if (work * members >= plan.dense() * member) cuts[member++] = i + 1;
+  }
+  return cuts;
+}
+
+std::string Team::describe() const {
+  std::string text = directions == 2 && members * directions > 1 ? "both directions at once" : "";
+  if (members > 1) {
+    if (!text.empty()) text += ", ";
+    text += std::to_string(members) + " threads split the " + (split == Split::kRows ? "rows" : "units");
+  }
+  return text.empty() ? "one thread" : text;
+}
+
+namespace {
+constexpr int64_t kRowsPerThread = 8;             // from here on each thread can afford to read all of W_hh
+constexpr int64_t kOwnCacheBytes = 384 * 1024;    // W_hh up to here stays in each thread's own L2
+constexpr int64_t kStepFlopsPerMember = 100'000;  // below, a barrier costs more than it saves
+}  // namespace
+
+Team make_team(const Layer& layer) {
+  Team team;
+  team.directions = layer.directions;
+  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const int64_t members = std::max<int64_t>(1, threads / layer.directions);
+  if (members == 1) return team;
+  const int64_t weights = layer.cell.gates * layer.hidden * layer.width;
+  const int64_t bytes = weights * static_cast<int64_t>(at::elementSize(layer.compute));
+  const int64_t rows_per_member = bytes <= kOwnCacheBytes ? 1 : kRowsPerThread;
+  const int64_t by_rows = std::min(members, layer.batch / rows_per_member);
+  if (by_rows == members) {
+    team.split = Team::Split::kRows;
+    team.members = members;
+    return team;
+  }
+  const int64_t by_units = std::min(members, 2 * layer.batch * weights / kStepFlopsPerMember);
+#if AT_PARALLEL_OPENMP
+  if (by_units > std::max<int64_t>(by_rows, 1)) {
+    team.split = Team::Split::kUnits;
+    team.members = by_units;
+    return team;
+  }
+#endif
+  if (by_rows > 1) {
+    team.split = Team::Split::kRows;
+    team.members = by_rows;
+  }
+  return team;
+}
+
+}  // namespace seq::ops

@@ -1,0 +1,58 @@
+// How the threads of torch's pool share the walk of a layer.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "ops/layer.h"
+
+namespace seq::ops {
+
+// Directions walk side by side; within one, threads split the rows of the batch and never meet, or split the units and
+// meet once per phase.
+struct Team {
+  enum class Split { kNone, kRows, kUnits };
+  Split split = Split::kNone;
+  int64_t directions = 1, members = 1;  // members of each direction
+
+  std::string describe() const;
+
+  // walk(direction, share) on every thread.
+  template <class Walk>
+  void run(const PlanStorage& plan, const Walk& walk) const {
+    const std::vector<int64_t> cuts = row_cuts(plan);
+    std::vector<std::unique_ptr<cpu::Barrier>> barriers;
+    for (int64_t d = 0; d < directions; ++d) barriers.push_back(std::make_unique<cpu::Barrier>(members));
+    // A thread may be given several members at once, of one direction or of both; it acts for all of them.
+    const auto act = [&](int64_t begin, int64_t end) {
+      for (int64_t d = 0; d < directions; ++d) {
+        const int64_t first = std::max<int64_t>(begin - d * members, 0);
+        const int64_t last = std::min<int64_t>(end - d * members, members);
+        if (first >= last) continue;
+        cpu::Share share;
+        if (split == Split::kUnits)
+          share = {0, plan.plan.batch, first, last, members, barriers[d].get()};
+        else
+          share = {cuts[first], cuts[last], 0, 1, 1, nullptr};
+        walk(d, share);
+      }
+    };
+    if (directions * members == 1)
+      act(0, 1);
+    else
+      at::parallel_for(0, directions * members, 1, act);
+  }
+
+ private:
+  // Places at which the batch is cut so that every member has about the same number of rows alive over time.
+  std::vector<int64_t> row_cuts(const PlanStorage& plan) const;
+};
+
+// The rule, from the sizes and the threads at hand.
+Team make_team(const Layer& layer);
+
+}  // namespace seq::ops

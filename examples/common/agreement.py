@@ -1,0 +1,89 @@
+"""Are two implementations of one model equal within rounding?
+
+`within_rule` compares one step: loss and all gradients from the same weights on the same batch, by the tolerance
+rule (error against float64 at most twice torch.nn's, plus a few ulp).
+
+Whole trainings cannot be compared that way. A rounding error in the first step is amplified by every later one, so
+two correct float32 trainings from the same weights part, exponentially at first. How far they may part is measured:
+a torch.nn model whose hidden units are numbered otherwise is the same function, rounded in another order
+(`renumbered`). Trainings of such twins give the spread that rounding alone makes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from seqcuda import testing
+
+# How much further than the twins from each other a correct implementation may be from torch.nn: the size of a
+# difference grown from rounding is chance, and the twins are few.
+CHANCE = 10
+
+
+def within_rule(ours: torch.nn.Module, rival: torch.nn.Module, loss: Callable[[torch.nn.Module], Tensor]) -> dict:
+    """Loss and gradients of `ours` with the weights of `rival`, against float64.
+
+    Returns the largest error of each side, in units of the largest magnitude, and whether the rule holds.
+    """
+    ours = copy.deepcopy(ours)
+    ours.load_state_dict(rival.state_dict())
+    exact = _loss_and_gradients(copy.deepcopy(rival).double(), loss)
+    theirs = _loss_and_gradients(copy.deepcopy(rival), loss)
+    report = {"ours": 0.0, "torch": 0.0, "broken": []}
+    for name, actual in _loss_and_gradients(ours, loss).items():
+        scale = exact[name].abs().max().item() or 1.0
+        report["ours"] = max(report["ours"], testing.error(actual, exact[name]) / scale)
+        report["torch"] = max(report["torch"], testing.error(theirs[name], exact[name]) / scale)
+        try:
+            testing.assert_within_rule(actual, theirs[name], exact[name], name=name)
+        except AssertionError as error:
+            report["broken"].append(str(error))
+    return report
+
+
+def _loss_and_gradients(model: torch.nn.Module, loss: Callable[[torch.nn.Module], Tensor]) -> dict[str, Tensor]:
+    model.zero_grad()
+    value = loss(model)
+    value.backward()
+    return {"loss": value.detach(), **{name: p.grad for name, p in model.named_parameters()}}
+
+
+def renumbered(layer: torch.nn.RNNBase, generator: torch.Generator) -> Tensor:
+    """Number the hidden units of every layer otherwise, in place (one direction, no projection).
+
+    Returns the order (H,) of the units in the output, by which the columns of what reads it must be taken.
+    """
+    hidden = layer.hidden_size
+    gates = layer.weight_hh_l0.shape[0] // hidden
+    below = torch.arange(layer.input_size)
+    with torch.no_grad():
+        for k in range(layer.num_layers):
+            order = torch.randperm(hidden, generator=generator)
+            rows = torch.cat([order + g * hidden for g in range(gates)])
+            for name, columns in (("weight_ih", below), ("weight_hh", order)):
+                weight = getattr(layer, f"{name}_l{k}")
+                weight.copy_(weight[rows][:, columns])
+            if layer.bias:
+                for name in ("bias_ih", "bias_hh"):
+                    bias = getattr(layer, f"{name}_l{k}")
+                    bias.copy_(bias[rows])
+            below = order
+    return below
+
+
+def apart(a: list[float], b: list[float]) -> list[float]:
+    """Largest difference of two curves so far, at every point."""
+    return torch.tensor([a, b], dtype=torch.float64).diff(dim=0).abs()[0].cummax(0).values.tolist()
+
+
+def bar(twins: list[list[float]]) -> list[float]:
+    """What two curves may differ by at every point: `CHANCE` times the largest spread so far among the twins' curves,
+    plus a few ulp of a float32 of that size."""
+    curves = torch.tensor(twins, dtype=torch.float64)
+    spread = (curves.amax(0) - curves.amin(0)).cummax(0).values
+    few_ulp = testing.FEW_ULP * torch.finfo(torch.float32).eps * curves.abs().amax(0).cummax(0).values
+    return (CHANCE * spread + few_ulp).tolist()

@@ -1,0 +1,27 @@
+"""Drop-in replacements for torch.nn's recurrent layers, with fused kernels."""
+
+from . import functional
+from ._backend import backend, engines
+from .convert import Conversion, convert
+from .explain import explain
+from .layers import RNNStates
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Conversion",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "RNNStates",
+    "__version__",
+    "backend",
+    "convert",
+    "engines",
+    "explain",
+    "functional",
+]

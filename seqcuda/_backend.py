@@ -1,0 +1,144 @@
+"""Loads the compiled module, knows what it holds, and decides who computes a walk."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+import importlib.machinery
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import _fake
+
+_BUILD_HINT = "build it with `pip install --no-build-isolation .` in the seqcuda checkout"
+BUILD_INFO = Path(__file__).with_name("_C_build.json")  # written by setup.py beside the compiled module
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The compiled module, or None and one sentence that says why there is none."""
+    if os.environ.get("SEQCUDA_NO_EXTENSION") == "1":
+        return None, "SEQCUDA_NO_EXTENSION=1 is set"
+    if BUILD_INFO.exists():
+        built = json.loads(BUILD_INFO.read_text())["torch"]
+        if _minor(built) != _minor(torch.__version__):
+            return None, f"the extension was built for torch {built}, this is torch {torch.__version__}; {_BUILD_HINT}"
+    # Beside this file or nowhere: the editable install of another checkout must not lend its own.
+    if importlib.machinery.PathFinder.find_spec("seqcuda._C", [str(BUILD_INFO.parent)]) is None:
+        return None, f"the extension is not built; {_BUILD_HINT}"
+    try:
+        return importlib.import_module("seqcuda._C"), ""
+    except ImportError as error:
+        return None, f"the extension does not load with torch {torch.__version__} ({error}); {_BUILD_HINT}"
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+compiled, why_not_compiled = _load()
+if compiled is not None:
+    _fake.register()
+else:
+    warnings.warn(f"seqcuda computes in pure PyTorch: {why_not_compiled}.", RuntimeWarning, stacklevel=3)
+
+
+# Asked at every call, so known once.
+_ENGINES = tuple(compiled.engines()) if compiled else ()
+_CELLS = frozenset(compiled.cells()) if compiled else frozenset()
+_DEVICES = frozenset(compiled.devices()) if compiled else frozenset()
+_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_NAMES = ("auto", "reference", *_ENGINES)
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in _NAMES:
+        known = ", ".join(_NAMES)
+        hint = "" if compiled else f" ({why_not_compiled})"
+        raise ValueError(f"{source} must be one of {known}, got {name!r}{hint}")
+    return name
+
+
+_AT_IMPORT = _checked(os.environ.get("SEQCUDA_BACKEND", "auto"), "SEQCUDA_BACKEND")
+_selected: contextvars.ContextVar[str] = contextvars.ContextVar("seqcuda_backend", default=_AT_IMPORT)
+
+
+def selected() -> str:
+    """The backend asked for: by the innermost `backend(...)`, else by SEQCUDA_BACKEND at import, else "auto"."""
+    return _selected.get()
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose who computes inside a ``with`` block.
+
+    Args:
+        name: "auto" (the fastest engine that can run), "reference" (pure PyTorch) or a compiled engine by name
+            (`seqcuda.engines()`). An engine that is asked for by name and cannot run is an error that says why;
+            nothing is re-routed in silence.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    token = _selected.set(_checked(name, "backend name"))
+    try:
+        yield
+    finally:
+        _selected.reset(token)
+
+
+def engines() -> tuple[str, ...]:
+    """The compiled engines, by name; empty where the extension is not built."""
+    return _ENGINES
+
+
+def reason_for_reference(cell_name: str, x: Tensor) -> str:
+    """Why the compiled ops cannot compute this walk; empty where they can."""
+    if compiled is None:
+        return why_not_compiled
+    if cell_name not in _CELLS:
+        return f"cell {cell_name} has no compiled form"
+    if x.device.type not in _DEVICES:
+        return f"no compiled engine for device {x.device.type} (compiled: {', '.join(sorted(_DEVICES))})"
+    if x.dtype not in _DTYPES:
+        return f"no compiled engine for {x.dtype}"
+    if torch.jit.is_tracing():
+        return "torch.jit.trace records the operations of the reference"
+    if not torch.compiler.is_compiling() and _in_transform():
+        return "torch.func transforms and forward-mode derivatives go through the reference"
+    return ""
+
+
+def _in_transform() -> bool:
+    """Inside vmap, or inside a forward-mode level: what a compiled op has no rule for."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    interpreters = torch._C._functorch.get_interpreter_stack()
+    kinds = (torch._C._functorch.TransformType.Vmap, torch._C._functorch.TransformType.Jvp)
+    return any(i.key() in kinds for i in interpreters)
+
+
+def choose(cell_name: str, x: Tensor) -> str:
+    """The engine argument of the compiled op ("auto" or a name), or "reference".
+
+    Raises:
+        RuntimeError: an engine was asked for by name and the compiled ops cannot compute this walk.
+    """
+    name = selected()
+    if name == "reference":
+        return name
+    reason = reason_for_reference(cell_name, x)
+    if not reason:
+        return name
+    if name != "auto":
+        raise RuntimeError(f"backend {name!r} cannot compute this: {reason}")
+    return "reference"

@@ -1,0 +1,58 @@
+"""Shapes and dtypes of the op pair without computing: what torch.compile and torch.export need."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .cells import CELLS
+from .walk import WEIGHTS_PER_DIRECTION
+
+
+def register() -> None:
+    """Register the fake implementations; the ops must have been loaded."""
+    torch.library.register_fake("seqcuda::sequence", _sequence)
+    torch.library.register_fake("seqcuda::sequence_backward", _sequence_backward)
+
+
+def _sequence(
+    cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, save, engine
+) -> tuple[Tensor, ...]:
+    kind, directions = CELLS[cell], len(reverse)
+    hidden, width = weights[1].shape[0] // kind.gates, weights[1].shape[1]
+    extra = kind.states - 1
+    leading = x.shape[:-1]
+    if h0 is not None:
+        batch = h0.shape[1]
+    elif batch_sizes is None:
+        batch = x.shape[1]
+    else:  # the width of packed data is a number inside batch_sizes
+        batch = torch.library.get_ctx().new_dynamic_size()
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    kept = x.new_empty((extra if save != "nothing" else 0, directions, *leading, hidden), dtype=compute)
+    saves_gates = save == "all" and kind.saved > 0
+    return (
+        x.new_empty((*leading, directions * width)),
+        x.new_empty((directions, batch, width)),
+        x.new_empty((extra, directions, batch, hidden)),
+        kept,
+        x.new_empty((directions if saves_gates else 0, *leading, kind.saved * hidden), dtype=compute),
+    )
+
+
+def _sequence_backward(
+    cell, grad_y, grad_h_n, grad_c_n, grad_c_all, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c,
+    y, c_all, saved, reverse, engine, needs,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    def like(t: Tensor | None, need: bool) -> Tensor:
+        return x.new_empty(t.shape) if need and t is not None else x.new_empty(0)
+
+    of_weights = needs[len(needs) - WEIGHTS_PER_DIRECTION * len(reverse) :]
+    return (
+        like(x, needs[0]),
+        like(h0, needs[1]),
+        like(c0, needs[2]),
+        like(reset_h, needs[6]),
+        like(reset_c, needs[7]),
+        [like(w, need) for w, need in zip(weights, of_weights, strict=True)],
+    )

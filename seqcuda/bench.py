@@ -1,0 +1,294 @@
+"""Paired timing of seqcuda and torch.nn: ``python -m seqcuda bench``, benchmarks/run.py.
+
+Both are timed in turn in one process, A B B A A B ..., so that whatever else the machine does meets both alike. What
+is reported is the median of the pairwise ratios time(torch.nn) / time(seqcuda), above 1 where seqcuda is faster, with
+its quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+import seqcuda
+
+from . import _backend
+from .shapes import CELLS, MODES, QUICK, SHAPES, Case, cases
+
+__all__ = ["add_arguments", "cases", "command", "machine", "pair", "prepare", "ratio", "run", "table"]
+
+FORMAT = 1
+SAMPLE = 2e-3  # seconds a timed sample lasts at least, by calling again
+FEWEST = 5  # pairs of a case, whatever the time
+MOST = 2000
+LIBRARIES = {"torch": torch.nn, "seqcuda": seqcuda}
+
+
+def machine(device: str = "cpu") -> dict:
+    """What the figures depend on."""
+    compiled = _backend.compiled
+    facts = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction set": compiled.instruction_set() if compiled else None,
+        "torch instruction set": torch.backends.cpu.get_cpu_capability(),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seqcuda": seqcuda.__version__,
+        "extension": "built" if compiled else f"absent: {_backend.why_not_compiled}",
+    }
+    if torch.device(device).type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
+    return facts
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def prepare(case: Case, library: str, device: str = "cpu") -> Callable[[], object]:
+    """A call of one case: the layer of "torch" or "seqcuda", the same weights and the same input in both."""
+    shape = case.shape
+    torch.manual_seed(0)
+    layer = getattr(LIBRARIES[library], case.cell.upper())(
+        shape.I, shape.H, shape.layers, bidirectional=shape.directions == 2
+    ).to(device)
+    x = torch.randn(shape.T, shape.B, shape.I).to(device)
+    if case.mode == "inference":
+        layer.eval()
+
+        def inference():
+            with torch.inference_mode():
+                return layer(x)[0]
+
+        return inference
+    x.requires_grad_()
+    wanted = [x, *layer.parameters()]
+    grad_y = torch.randn(shape.T, shape.B, shape.H * shape.directions).to(device)
+    return lambda: torch.autograd.grad(layer(x)[0], wanted, grad_y)
+
+
+def engine(case: Case, device: str = "cpu") -> str:
+    """Which engine of seqcuda runs this case; of several layers, each that differs."""
+    shape = case.shape
+    layer = getattr(seqcuda, case.cell.upper())(
+        shape.I, shape.H, shape.layers, bidirectional=shape.directions == 2, device=device
+    )
+    plans = seqcuda.explain(layer, torch.empty(shape.T, shape.B, shape.I, device=device))
+    return ", ".join(dict.fromkeys(plan.engine for plan in plans))
+
+
+def pair(
+    a: Callable[[], object],
+    b: Callable[[], object],
+    seconds: float,
+    synchronise: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[float], list[float]]:
+    """Seconds per call of `a` and of `b`, timed in turn for about `seconds` after a warm-up."""
+
+    def timed(call: Callable[[], object], times: int) -> float:
+        synchronise()
+        start = clock()
+        for _ in range(times):
+            call()
+        synchronise()
+        return (clock() - start) / times
+
+    rough = [min(timed(call, 1) for _ in range(3)) for call in (a, b)]  # the first of them is the warm-up
+    times = max(1, round(SAMPLE / max(min(rough), 1e-9)))
+    pairs = min(MOST, max(FEWEST, round(seconds / (times * sum(rough)))))
+    of_a, of_b = [], []
+    with _no_garbage_collection():
+        for k in range(pairs):
+            for call, found in ((a, of_a), (b, of_b)) if k % 2 == 0 else ((b, of_b), (a, of_a)):
+                found.append(timed(call, times))
+    return of_a, of_b
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def ratio(a: list[float], b: list[float]) -> dict:
+    """The pairwise ratios a / b: median, quartiles (`low`, `high`), and how many pairs there were."""
+    ratios = sorted(x / y for x, y in zip(a, b, strict=True))
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return {"median": median, "low": low, "high": high, "pairs": len(ratios)}
+
+
+def run(
+    cases: list[Case],
+    threads: tuple[int, ...],
+    seconds_per_case: float,
+    progress: bool = True,
+    device: str = "cpu",
+) -> dict:
+    """Time every case with every number of threads. The result can be written as JSON.
+
+    Ctrl-C ends it early: the result then holds the cases that were finished, and "interrupted" is true.
+    """
+    from tqdm import tqdm
+
+    todo = [case.with_threads(n) for n in threads for case in cases]
+    found, interrupted = [], False
+    before = torch.get_num_threads()
+    with tqdm(todo, unit="case", dynamic_ncols=True, disable=not progress) as bar:
+        try:
+            for case in bar:
+                bar.set_description(case.name)
+                torch.set_num_threads(case.threads)
+                found.append(_time(case, seconds_per_case, device))
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            torch.set_num_threads(before)
+    return {
+        "format": FORMAT,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(device),
+        "device": device,
+        "seconds per case": seconds_per_case,
+        "interrupted": interrupted,
+        "results": found,
+    }
+
+
+def _time(case: Case, seconds: float, device: str) -> dict:
+    def synchronise() -> None:
+        if torch.device(device).type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    theirs, ours = pair(prepare(case, "torch", device), prepare(case, "seqcuda", device), seconds, synchronise)
+    return {
+        "shape": case.shape.name,
+        "sizes": case.shape.describe(),
+        "cell": case.cell,
+        "mode": case.mode,
+        "threads": case.threads,
+        "engine": engine(case, device),
+        "torch ms": statistics.median(theirs) * 1e3,
+        "seqcuda ms": statistics.median(ours) * 1e3,
+        "ratio": ratio(theirs, ours),
+    }
+
+
+def table(result: dict):
+    """The result as a rich table."""
+    from rich import box
+    from rich.table import Table
+
+    m = result["machine"]
+    of = Table(
+        title=f"{m.get('gpu') or m['cpu']}, {m['cores']} cores, torch {m['torch']}, seqcuda {m['seqcuda']}",
+        caption="ratio: time of torch.nn / time of seqcuda, above 1 where seqcuda is faster; median (quartiles)",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in ("shape", "cell", "mode", "threads", "torch.nn ms", "seqcuda ms", "ratio", "engine"):
+        right = name in ("threads", "torch.nn ms", "seqcuda ms")
+        of.add_column(name, justify="right" if right else "left", no_wrap=True)
+    last = None
+    for r in result["results"]:
+        if last not in (None, (r["shape"], r["threads"])):
+            of.add_section()
+        last = r["shape"], r["threads"]
+        q = r["ratio"]
+        colour = "green" if q["low"] > 1 else "red" if q["high"] < 1 else "yellow"
+        of.add_row(
+            r["shape"], r["cell"], r["mode"], str(r["threads"]), milliseconds(r["torch ms"]),
+            milliseconds(r["seqcuda ms"]), f"[{colour}]{q['median']:.2f}[/] ({q['low']:.2f} to {q['high']:.2f})",
+            r["engine"],
+        )  # fmt: skip
+    return of
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def write(result: dict, path: Path) -> None:
+    """As JSON; the file is the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    names = ", ".join(shape.name for shape in SHAPES)
+    parser.add_argument("--shapes", nargs="+", metavar="NAME", help=f"of: {names} (quoted); default all")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: 1, and as many as torch uses")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per case, about (default: 1)")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--quick", action="store_true", help="a few shapes, 0.3 seconds each, all threads")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result as JSON")
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """The result the arguments ask for.
+
+    Raises:
+        ValueError: they ask for what does not exist.
+    """
+    every = torch.get_num_threads()
+    threads = args.threads or ([every] if args.quick else sorted({1, every}))
+    if min(threads) < 1:
+        raise ValueError(f"--threads must be at least 1, got {min(threads)}")
+    shapes = args.shapes or (QUICK if args.quick else None)
+    chosen = cases(tuple(shapes) if shapes else None, tuple(args.cells), tuple(args.modes))
+    seconds = min(args.seconds, 0.3) if args.quick else args.seconds
+    return run(chosen, tuple(threads), seconds, sys.stderr.isatty(), args.device)
+
+
+def execute(args: argparse.Namespace) -> tuple[int, dict | None]:
+    """Measure, print the table, write the JSON where asked: exit status (2 for what cannot be done, 130 after
+    Ctrl-C) and result."""
+    try:
+        from rich.console import Console
+
+        result = measure(args)
+    except ModuleNotFoundError as error:
+        print(f"error: bench needs {error.name}; pip install 'seqcuda[bench]' brings it", file=sys.stderr)
+        return 2, None
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2, None
+    Console(width=None if sys.stdout.isatty() else 110).print(table(result))
+    if args.out:
+        write(result, args.out)
+        print(f"written: {args.out}")
+    return 130 if result["interrupted"] else 0, result
+
+
+def command(args: argparse.Namespace) -> int:
+    """`python -m seqcuda bench`."""
+    return execute(args)[0]

@@ -1,0 +1,169 @@
+"""The forms in which a batch of sequences comes: padded, unbatched and packed. Each knows its way to the one form
+of `walk.Inputs` and back, so that nothing else in the package asks which form it has.
+
+`T`, `B`, `L`, `D`: see seqcuda/walk.py; L is the number of layers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import checks
+
+
+class Padded:
+    """``(T, B, I)``, or ``(B, T, I)`` with `batch_first`."""
+
+    batch_sizes = None
+
+    def __init__(self, name: str, input: Tensor, input_size: int, batch_first: bool):
+        checks.check_input(name, input, input_size, (2, 3))
+        self.name = name
+        self.batch_first = batch_first
+        self.x = input.transpose(0, 1) if batch_first else input  # (T, B, I)
+        self.steps, self.batch = self.x.shape[:2]
+        self.lengths: Tensor | None = None
+
+    def check_steps(self, lengths) -> None:
+        """Takes `lengths`; without them there must be a first step, as in torch.nn."""
+        if lengths is not None:
+            self.lengths = checks.as_lengths(self.name, lengths, self.steps, self.batch, self.x.device)
+        elif self.steps == 0:
+            raise RuntimeError(
+                f"{self.name}: Expected sequence length to be larger than 0 in RNN, got input of shape "
+                f"{tuple(self.x.shape)} (T, B, I); with lengths= it may be 0"
+            )
+
+    def state_shape(self, layers: int, width: int) -> tuple[int, ...]:
+        """The shape of a state argument of all layers and directions."""
+        return (layers, self.batch, width)
+
+    def state_in(self, state: Tensor) -> Tensor:
+        """A state argument as ``(L*D, B, .)`` in the order of the rows of x."""
+        return state
+
+    def state_out(self, state: Tensor) -> Tensor:
+        """The inverse of `state_in`, for any tensor ``(..., B, .)``."""
+        return state
+
+    def resets_in(self, resets) -> Tensor:
+        """`resets` beside the rows of x: ``(T, B)``."""
+        shape = (self.batch, self.steps) if self.batch_first else (self.steps, self.batch)
+        resets = checks.as_resets(self.name, resets, shape, self.x.device)
+        return resets.transpose(0, 1) if self.batch_first else resets
+
+    def output(self, y: Tensor) -> Tensor:
+        return y.transpose(0, 1) if self.batch_first else y
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """Values beside the rows of x as ``(T, B, ...)``."""
+        return rows
+
+    @cached_property
+    def alive(self) -> Tensor | None:
+        """``(T, B)``: which rows take part in which step; None for all in all."""
+        if self.lengths is None:
+            return None
+        return torch.arange(self.steps, device=self.x.device)[:, None] < self.lengths
+
+
+class Unbatched(Padded):
+    """``(T, I)``: a batch of one row, whose dimension the caller does not see."""
+
+    def __init__(self, name: str, input: Tensor, input_size: int):
+        super().__init__(name, input.unsqueeze(1), input_size, False)
+
+    def check_steps(self, lengths) -> None:
+        if isinstance(lengths, Tensor) and lengths.dim() == 0:
+            lengths = lengths.unsqueeze(0)
+        super().check_steps(lengths)
+
+    def state_shape(self, layers: int, width: int) -> tuple[int, ...]:
+        return (layers, width)
+
+    def state_in(self, state: Tensor) -> Tensor:
+        return state.unsqueeze(1)
+
+    def state_out(self, state: Tensor) -> Tensor:
+        return state.squeeze(-2)
+
+    def resets_in(self, resets) -> Tensor:
+        return checks.as_resets(self.name, resets, (self.steps,), self.x.device).unsqueeze(1)
+
+    def output(self, y: Tensor) -> Tensor:
+        return y.squeeze(1)
+
+
+class Packed:
+    """A PackedSequence, read where it lies: x is its data ``(N, I)``."""
+
+    lengths = None
+
+    def __init__(self, name: str, input: PackedSequence, input_size: int):
+        checks.check_input(name, input.data, input_size, (2,))
+        self.name = name
+        self.input = input
+        self.x, self.batch_sizes = input.data, input.batch_sizes
+        checks.check_batch_sizes(name, self.batch_sizes, len(self.x))
+        self.steps, self.batch = len(self.batch_sizes), int(self.batch_sizes[0])
+
+    def check_steps(self, lengths) -> None:
+        if lengths is not None:
+            raise ValueError(f"{self.name}: lengths and a PackedSequence exclude each other, its lengths are its own")
+
+    def state_shape(self, layers: int, width: int) -> tuple[int, ...]:
+        return (layers, self.batch, width)
+
+    def state_in(self, state: Tensor) -> Tensor:
+        order = self.input.sorted_indices
+        return state if order is None else state.index_select(1, order)
+
+    def state_out(self, state: Tensor) -> Tensor:
+        order = self.input.unsorted_indices
+        return state if order is None else state.index_select(-2, order)
+
+    def resets_in(self, resets) -> Tensor:
+        if isinstance(resets, PackedSequence):
+            if not torch.equal(resets.batch_sizes, self.batch_sizes):
+                raise RuntimeError(f"{self.name}: resets must be packed as the input is, their batch_sizes differ")
+            return checks.as_resets(self.name, resets.data, self.x.shape[:1], self.x.device)
+        resets = checks.as_resets(self.name, resets, (self.steps, self.batch), self.x.device)
+        order = self.input.sorted_indices
+        return (resets if order is None else resets.index_select(1, order))[self._rows]
+
+    def output(self, y: Tensor) -> PackedSequence:
+        return PackedSequence(y, self.batch_sizes, self.input.sorted_indices, self.input.unsorted_indices)
+
+    def pad(self, rows: Tensor) -> Tensor:
+        return rows.new_zeros((self.steps, self.batch, *rows.shape[1:])).index_put(self._rows, rows)
+
+    @cached_property
+    def _alive_on_host(self) -> Tensor:
+        return torch.arange(self.batch) < self.batch_sizes[:, None]
+
+    @cached_property
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Step and row of the batch, each ``(N,)``, of every row of x."""
+        return tuple(i.to(self.x.device, non_blocking=True) for i in self._alive_on_host.nonzero(as_tuple=True))
+
+    @cached_property
+    def alive(self) -> Tensor:
+        return self._alive_on_host.to(self.x.device, non_blocking=True)
+
+
+Form = Padded | Packed
+
+
+def form_of(name: str, input: Tensor | PackedSequence, input_size: int, batch_first: bool) -> Form:
+    """The form of an input, which is checked."""
+    if isinstance(input, PackedSequence):
+        return Packed(name, input, input_size)
+    if isinstance(input, Tensor) and input.is_nested:
+        raise ValueError(f"{name}: nested input is not supported; give it padded, with lengths=, or packed")
+    if isinstance(input, Tensor) and input.dim() == 2:
+        return Unbatched(name, input, input_size)
+    return Padded(name, input, input_size, batch_first)

@@ -1,0 +1,151 @@
+"""One function per sequence layer (`rnn`, `lstm`, `gru`) and per cell (`rnn_cell`, `lstm_cell`, `gru_cell`).
+
+`T` steps, `B` rows of the batch, `I` input features, `H` hidden units, `P` width of h (H, or proj_size), `L` layers,
+`D` directions, `G` gates.
+
+Arguments of the sequence layers:
+
+- input: ``(T, B, I)``, ``(B, T, I)`` with `batch_first`, unbatched ``(T, I)``, or a PackedSequence.
+- hx: the initial state, ``(L*D, B, P)``; for the LSTM a tuple of it and c ``(L*D, B, H)``; unbatched without B. None
+  for zeros.
+- weights: a flat list in the order of ``torch.nn.LSTM``: for each layer, for each direction ``weight_ih``,
+  ``weight_hh``, with biases ``bias_ih``, ``bias_hh``, with a projection ``weight_hr``.
+- num_layers, bidirectional, dropout, training, batch_first: as in torch.nn.
+- lengths: ``(B,)`` integers, a tensor on any device or a list, in any order, 0 allowed: row b ends after
+  ``lengths[b]`` steps. The output is 0 past the end, h_n is the state at the end, the reverse direction starts
+  there. Values on the CPU are checked; on other devices they are clamped to [0, T], as checking would wait for the
+  device. Not together with a PackedSequence.
+- resets: bool ``(T, B)``, ``(B, T)`` with `batch_first`, ``(T,)`` unbatched; for packed input ``(T, B)`` in the
+  original order of the batch, or packed as the input is. Where true at t, the state that enters step t is
+  `reset_state`, in every direction; in the reverse direction what enters step t comes from t + 1, so that there a
+  reset at t cuts between t + 1 and t. Ignored past the end of a row.
+- reset_state: as hx, or broadcastable to it; None for zeros. It can be learned.
+- return_states: True adds a third result, `RNNStates`; "gates" the activated gates as well.
+- save: what training keeps from the forward for the backward: "all", or "states", which computes the gates again.
+
+Results of the sequence layers: the output ``(T, B, D*P)``, in the form of the input, and h_n, or (h_n, c_n), as hx.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import layers
+from .cells import CELLS
+from .layers import RNNStates, Stack
+from .walk import Walk
+
+__all__ = ["RNNStates", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+
+
+def rnn(
+    input: Tensor | PackedSequence,
+    hx: Tensor | None,
+    weights: list[Tensor],
+    *,
+    nonlinearity: str = "tanh",
+    lengths: Tensor | list[int] | None = None,
+    resets: Tensor | PackedSequence | None = None,
+    reset_state: Tensor | None = None,
+    **options,
+):
+    """Elman RNN, `nonlinearity` "tanh" or "relu": output, h_n[, RNNStates]. Arguments: see the module.
+
+    `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
+    """
+    cell = CELLS[rnn_cell_name("RNN", nonlinearity)]
+    return layers.run(Stack(cell, "RNN", **options), input, hx, weights, lengths, resets, reset_state)
+
+
+def lstm(
+    input: Tensor | PackedSequence,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: list[Tensor],
+    *,
+    lengths: Tensor | list[int] | None = None,
+    resets: Tensor | PackedSequence | None = None,
+    reset_state: tuple[Tensor, Tensor] | None = None,
+    **options,
+):
+    """LSTM: output, (h_n, c_n)[, RNNStates]. Arguments: see the module.
+
+    `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
+    """
+    return layers.run(Stack(CELLS["lstm"], "LSTM", **options), input, hx, weights, lengths, resets, reset_state)
+
+
+def gru(
+    input: Tensor | PackedSequence,
+    hx: Tensor | None,
+    weights: list[Tensor],
+    *,
+    reset_after: bool = True,
+    lengths: Tensor | list[int] | None = None,
+    resets: Tensor | PackedSequence | None = None,
+    reset_state: Tensor | None = None,
+    **options,
+):
+    """GRU: output, h_n[, RNNStates]. Arguments: see the module.
+
+    `reset_after`: the reset gate multiplies the recurrent product, as in torch.nn; False: the state before it.
+    `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
+    """
+    cell = CELLS[gru_cell_name(reset_after)]
+    return layers.run(Stack(cell, "GRU", **options), input, hx, weights, lengths, resets, reset_state)
+
+
+def rnn_cell(
+    input: Tensor,
+    hx: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+) -> Tensor:
+    """One step of an Elman RNN: h' ``(B, H)`` from input ``(B, I)`` and hx ``(B, H)`` or None; B may be missing."""
+    walk = _WALKS[rnn_cell_name("RNNCell", nonlinearity)]
+    return layers.step(walk, "RNNCell", input, hx, (weight_ih, weight_hh, bias_ih, bias_hh))[0]
+
+
+def lstm_cell(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: (h', c') from input ``(B, I)`` and hx (h, c) of ``(B, H)`` or None; B may be missing."""
+    return layers.step(_WALKS["lstm"], "LSTMCell", input, hx, (weight_ih, weight_hh, bias_ih, bias_hh))
+
+
+def gru_cell(
+    input: Tensor,
+    hx: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    reset_after: bool = True,
+) -> Tensor:
+    """One step of a GRU: h' ``(B, H)`` from input ``(B, I)`` and hx ``(B, H)`` or None; B may be missing."""
+    walk = _WALKS[gru_cell_name(reset_after)]
+    return layers.step(walk, "GRUCell", input, hx, (weight_ih, weight_hh, bias_ih, bias_hh))[0]
+
+
+def rnn_cell_name(name: str, nonlinearity: str) -> str:
+    """The cell of an RNN; `name` is for the message."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise RuntimeError(f"{name}: Unknown nonlinearity: {nonlinearity}, expected 'tanh' or 'relu'")
+    return f"rnn_{nonlinearity}"
+
+
+def gru_cell_name(reset_after: bool) -> str:
+    return "gru" if reset_after else "gru_reset_before"
+
+
+_WALKS = {name: Walk(cell) for name, cell in CELLS.items()}

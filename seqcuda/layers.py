@@ -1,0 +1,282 @@
+"""A stack of recurrent layers, once for all cells, and one step of a cell.
+
+Form (padded, unbatched, packed), checks, autocast, layers, dropout between them and the states of all steps are
+settled here; what is left for `autograd.sequence` is one layer, both directions at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import autograd, checks
+from .cells import Cell
+from .forms import Form, form_of
+from .walk import Inputs, Outputs, Walk
+
+
+class RNNStates(NamedTuple):
+    """The states of all steps, of all layers and directions in the order of hx.
+
+    Attributes:
+        h: ``(T, L*D, B, H)`` (proj_size instead of H where there is one), without B for unbatched input. The
+            batch stays the third dimension with batch_first too, so that ``h[t]`` is a valid hx.
+        c: ``(T, L*D, B, H)`` for an LSTM, so that ``(h[t], c[t])`` is a valid hx, else None.
+        gates: ``(T, L*D, B, G, H)`` with ``return_states="gates"``, else None: the activated gates in the order
+            of the weights' rows (LSTM i f g o, GRU r z n, RNN h), 0 past the end of a row. Not differentiable.
+
+    Past the end of a row h and c are kept: the forward direction's final state; the reverse direction, which
+    has not begun there, its initial state.
+    """
+
+    h: Tensor
+    c: Tensor | None = None
+    gates: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a stack of layers is, apart from its tensors, for one call. `name` is for messages."""
+
+    cell: Cell
+    name: str
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    training: bool = False
+    batch_first: bool = False
+    return_states: bool | str = False
+    save: str = "all"
+
+    def __post_init__(self):
+        if self.return_states not in (False, True, "gates"):
+            raise ValueError(f'{self.name}: return_states must be False, True or "gates", got {self.return_states!r}')
+        if self.save not in ("all", "states"):
+            raise ValueError(f'{self.name}: save must be "all" or "states", got {self.save!r}')
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def walk(self) -> Walk:
+        reverse = (False, True) if self.bidirectional else (False,)
+        return Walk(self.cell, reverse, self.save, bool(self.return_states), self.return_states == "gates")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The flat weights of a stack in torch.nn's order, checked, as `Walk` takes them."""
+
+    per_layer: tuple[tuple[Tensor | None, ...], ...]
+    hidden: int
+    width: int  # of h
+
+    @staticmethod
+    def of(stack: Stack, flat: list[Tensor]) -> Weights:
+        layers = stack.num_layers * stack.directions
+        each = len(flat) // layers
+        if len(flat) != each * layers or not 2 <= each <= 5:
+            raise RuntimeError(
+                f"{stack.name}: weights must hold weight_ih, weight_hh[, bias_ih, bias_hh][, weight_hr] for each of "
+                f"{layers} layers and directions, got {len(flat)} tensors"
+            )
+        bias, projected = each >= 4, each in (3, 5)
+        gates, size, width = stack.cell.gates, flat[0].size(1), flat[1].size(1)
+        hidden = flat[1].size(0) // gates if projected else width
+        rows = (gates * hidden,)
+        five, shapes = [], []
+        for layer in range(layers):
+            w = flat[layer * each : (layer + 1) * each]
+            five.append((w[0], w[1], *(w[2:4] if bias else (None, None)), w[-1] if projected else None))
+            columns = size if layer < stack.directions else width * stack.directions
+            shapes += [(*rows, columns), (*rows, width), rows, rows, (width, hidden)]
+        checks.check_weights(stack.name, [w for direction in five for w in direction], shapes)
+        D = stack.directions
+        joined = tuple(sum(five[i : i + D], ()) for i in range(0, layers, D))
+        return Weights(joined, hidden, width)
+
+    def to(self, dtype: torch.dtype) -> Weights:
+        cast = tuple(tuple(None if w is None else w.to(dtype) for w in layer) for layer in self.per_layer)
+        return Weights(cast, self.hidden, self.width)
+
+
+def run(
+    stack: Stack,
+    input: Tensor | PackedSequence,
+    hx: Tensor | tuple[Tensor, ...] | None,
+    flat_weights: list[Tensor],
+    lengths: Tensor | list[int] | None = None,
+    resets: Tensor | PackedSequence | None = None,
+    reset_state: Tensor | tuple[Tensor, ...] | None = None,
+):
+    """A stack over sequences: ``output, h_n or (h_n, c_n)[, RNNStates]``. Arguments: seqcuda/functional.py."""
+    name, cell = stack.name, stack.cell
+    weights = Weights.of(stack, flat_weights)
+    form = form_of(name, input, flat_weights[0].size(1), stack.batch_first)
+    amp = _autocast_dtype(form.x, flat_weights)
+    if amp is None:
+        checks.check_input_dtype(form.x, flat_weights[0])
+    for i, weight in enumerate(flat_weights):
+        checks.check_alike(name, f"weight {i}", weight, form.x, amp is not None)
+    form.check_steps(lengths)
+
+    layers = stack.num_layers * stack.directions
+    widths = (weights.width, *[weights.hidden] * (cell.states - 1))
+    shapes = [form.state_shape(layers, width) for width in widths]
+    start = reset = None
+    if hx is not None:
+        start = checks.as_states(name, "hx", hx, cell.states)
+        checks.check_states(name, start, shapes)
+        _check_states_alike(name, "hx", start, form.x, amp)
+        start = tuple(form.state_in(s) for s in start)
+    if resets is not None:
+        resets = form.resets_in(resets)
+    if reset_state is not None:
+        if resets is None:
+            raise ValueError(f"{name}: reset_state was given without resets, so no step would ever start from it")
+        reset = checks.as_states(name, "reset_state", reset_state, cell.states)
+        _check_states_alike(name, "reset_state", reset, form.x, amp)
+        reset = tuple(form.state_in(s) for s in checks.expanded(name, reset, shapes))
+
+    x = form.x
+    if amp is not None:
+        x, weights = x.to(amp), weights.to(amp)
+        start, reset = (None if s is None else tuple(t.to(amp) for t in s) for s in (start, reset))
+    with contextlib.nullcontext() if amp is None else _no_autocast(x):
+        return _walk_layers(stack, form, x, start, weights, resets, reset)
+
+
+def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, resets, reset):
+    walk, D, L = stack.walk(), stack.directions, stack.num_layers
+    finals, steps = [], []
+    for layer, layer_weights in enumerate(weights.per_layer):
+        h0, c0 = _of_layer(start, layer, D, L)
+        reset_h, reset_c = _of_layer(reset, layer, D, L)
+        inputs = Inputs(x, layer_weights, h0, c0, form.lengths, form.batch_sizes, resets, reset_h, reset_c)
+        out = autograd.sequence(walk, inputs)
+        finals.append((out.h_n, *_members(out.c_n)))
+        if stack.return_states:
+            steps.append(_steps(walk, form, out, h0, c0))
+        x = out.y
+        if stack.dropout and stack.training and layer < L - 1:
+            x = F.dropout(x, stack.dropout)
+    final = tuple(form.state_out(_join(parts, 0)) for parts in zip(*finals, strict=True))
+    result = form.output(x), final if len(final) > 1 else final[0]
+    if stack.return_states:
+        h, c, gates = (_join(parts, 1) if parts[0] is not None else None for parts in zip(*steps, strict=True))
+        return *result, RNNStates(h, c, gates)
+    return result
+
+
+def _of_layer(states: tuple[Tensor, ...] | None, layer: int, D: int, L: int) -> tuple[Tensor | None, Tensor | None]:
+    """One layer's part of states (L*D, B, .): h (D, B, P) and the others stacked, (S-1, D, B, H)."""
+    if states is not None and L > 1:
+        states = tuple(s[layer * D : (layer + 1) * D] for s in states)
+    return _h_and_others(states)
+
+
+def _h_and_others(states: tuple[Tensor, ...] | None) -> tuple[Tensor | None, Tensor | None]:
+    if states is None or len(states) == 1:
+        return (None, None) if states is None else (states[0], None)
+    h, *others = states
+    return h, others[0].unsqueeze(0) if len(others) == 1 else torch.stack(others)
+
+
+def _steps(walk: Walk, form: Form, out: Outputs, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor | None, ...]:
+    """h and c of all steps of a layer, (T, D, B, .), and its gates, (T, D, B, G, H)."""
+    alive = form.alive
+    if alive is not None:
+        alive = alive[:, None, :, None]
+
+    def padded(rows: Tensor, past_end: Tensor | None) -> Tensor:
+        """(T, D, B, .) from (T, B, D, .) or packed (N, D, .), with `past_end (D, B, .)` past the ends; None: 0."""
+        steps = form.pad(rows).transpose(1, 2)
+        if alive is not None:
+            steps = torch.where(alive, steps, steps.new_zeros(()) if past_end is None else past_end)
+        return form.state_out(steps)
+
+    def kept(final: Tensor, first: Tensor | None) -> Tensor:
+        first = torch.zeros_like(final) if first is None else first
+        return torch.stack([first[d] if reverse else final[d] for d, reverse in enumerate(walk.reverse)])
+
+    h = padded(out.y.unflatten(-1, (walk.directions, -1)), kept(out.h_n, h0))
+    c = gates = None
+    if out.c_n.size(0):
+        c_all = out.c_all[0].to(out.y.dtype).movedim(0, -2)
+        c = padded(c_all, kept(out.c_n[0], None if c0 is None else c0[0]))
+    if out.gates is not None:
+        gates = padded(out.gates.to(out.y.dtype).movedim(0, -2), None)
+        gates = gates.unflatten(-1, (walk.cell.gates, -1))
+    return h, c, gates
+
+
+def _members(c: Tensor) -> tuple[Tensor, ...]:
+    """The states beside h, each (D, B, H), of (S-1, D, B, H)."""
+    if c.size(0) <= 1:
+        return (_unviewed(c, c.shape[1:]),) if c.size(0) else ()
+    return tuple(part.clone() for part in c.unbind(0))
+
+
+def _unviewed(t: Tensor, shape: torch.Size) -> Tensor:
+    """`t`, which nobody else holds, in another shape; not a view, so that ``state.detach_()`` works as in torch.nn."""
+    return torch.ops.aten._unsafe_view(t, shape)
+
+
+def _join(parts: tuple[Tensor, ...], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def step(walk: Walk, name: str, input: Tensor, hx, weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """One step of a cell: a walk with T = 1. The new states, each ``(B, H)``, or ``(H,)`` for unbatched input."""
+    checks.check_cell_input(name, input, weights[0])
+    amp = _autocast_dtype(input, weights)
+    if amp is None:
+        checks.check_input_dtype(input, weights[0])
+    states = None
+    if hx is not None:
+        states = checks.as_states(name, "hx", hx, walk.cell.states)
+        checks.check_cell_states(name, states, input, weights[1].size(1))
+        _check_states_alike(name, "hx", states, input, amp)
+    checks.check_alike(name, "weight_ih", weights[0], input, amp is not None)
+
+    if amp is not None:
+        weights = tuple(None if w is None else w.to(amp) for w in weights)
+        states = None if states is None else tuple(s.to(amp) for s in states)
+    x = input if amp is None else input.to(amp)
+    full = (1, -1, -1) if x.dim() == 2 else (1, 1, -1)  # to (T, B, I) and (D, B, H) in one operation
+    h0, c0 = _h_and_others(None if states is None else tuple(s.expand(full) for s in states))
+    inputs = Inputs(x.expand(full), (*weights, None), h0, c0)
+    if amp is None:
+        out = autograd.sequence(walk, inputs)
+    else:
+        with _no_autocast(x):
+            out = autograd.sequence(walk, inputs)
+    shape = out.h_n.shape[1:] if input.dim() == 2 else out.h_n.shape[2:]
+    return tuple(_unviewed(s, shape) for s in (out.h_n, *_members(out.c_n)))
+
+
+def _check_states_alike(name: str, argument: str, states: tuple[Tensor, ...], x: Tensor, amp) -> None:
+    for i, state in enumerate(states):
+        part = argument if len(states) == 1 else f"{argument}[{i}]"
+        checks.check_alike(name, part, state, x, amp is not None)
+
+
+def _autocast_dtype(x: Tensor, weights) -> torch.dtype | None:
+    """What autocast asks to compute in, or None. It leaves float64 data with float64 weights as they are."""
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return None
+    if not x.is_floating_point() or (x.dtype == torch.float64 and weights[0].dtype == torch.float64):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def _no_autocast(x: Tensor):
+    """For data that have been cast: what the reference computes in float32 must stay there."""
+    return torch.autocast(x.device.type, enabled=False)

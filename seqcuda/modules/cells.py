@@ -1,0 +1,57 @@
+"""The three cells: torch.nn's classes with another forward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import functional
+
+
+class RNNCell(torch.nn.RNNCell):
+    """One step of an Elman RNN, a torch.nn.RNNCell: ``h' = tanh(x W_ih^T + b_ih + h W_hh^T + b_hh)``, or relu.
+
+    Shapes: input ``(B, I)``, hx ``(B, H)`` or None for zeros, result ``(B, H)``; or all without B.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        return functional.rnn_cell(
+            input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, nonlinearity=self.nonlinearity
+        )
+
+
+class LSTMCell(torch.nn.LSTMCell):
+    """One step of an LSTM, a torch.nn.LSTMCell.
+
+    Shapes: input ``(B, I)``, hx = (h, c), each ``(B, H)``, or None for zeros, result (h', c'); or all without B.
+    """
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        return functional.lstm_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+
+class GRUCell(torch.nn.GRUCell):
+    """One step of a GRU, a torch.nn.GRUCell.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in torch.nn.GRUCell.
+        reset_after: keyword-only. True, as in torch.nn: the reset gate multiplies ``h W_hn^T + b_hn``; False: h.
+
+    Shapes: input ``(B, I)``, hx ``(B, H)`` or None for zeros, result ``(B, H)``; or all without B.
+    """
+
+    reset_after = True
+
+    def __init__(self, *args, reset_after: bool = True, **kwargs):
+        if not isinstance(reset_after, bool):
+            raise TypeError(f"reset_after should be of type bool, got: {type(reset_after).__name__}")
+        super().__init__(*args, **kwargs)
+        self.reset_after = reset_after
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        return functional.gru_cell(
+            input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, reset_after=self.reset_after
+        )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")

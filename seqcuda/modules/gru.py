@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import torch
+
+from ..functional import gru_cell_name
+from .sequence import SequenceLayer
+
+
+class GRU(SequenceLayer, torch.nn.GRU):
+    """GRU: ``h_t = (1 - z) n + z h_{t-1}``, with r and z sigmoids of ``x_t W_ih^T + b_ih + h_{t-1} W_hh^T + b_hh`` and
+    n the tanh of the same with the reset gate r before the recurrent part.
+
+    A torch.nn.GRU in its arguments, parameters ``weight_ih_l{k} (3H, I)``, ``weight_hh_l{k} (3H, H)``,
+    ``bias_ih_l{k}``, ``bias_hh_l{k} (3H)``, initialisation and state_dict. `forward` takes keyword-only `lengths`,
+    `resets`, `reset_state` and `return_states` as well.
+
+    Args:
+        input_size, hidden_size: I and H.
+        num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in torch.nn.GRU.
+        reset_after: keyword-only. True, as in torch.nn: r multiplies ``h W_hn^T + b_hn``. False, as in Cho et al.
+            2014: r multiplies h, before the product.
+
+    Shapes: input ``(T, B, I)``, hx and h_n ``(num_layers * directions, B, H)``, output ``(T, B, directions * H)``.
+    """
+
+    reset_after = True
+
+    def __init__(self, *args, reset_after: bool = True, **kwargs):
+        if not isinstance(reset_after, bool):
+            raise TypeError(f"reset_after should be of type bool, got: {type(reset_after).__name__}")
+        super().__init__(*args, **kwargs)
+        self.reset_after = reset_after
+
+    @property
+    def cell_name(self) -> str:
+        return gru_cell_name(self.reset_after)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import torch
+
+from ..functional import rnn_cell_name
+from .sequence import SequenceLayer
+
+
+class RNN(SequenceLayer, torch.nn.RNN):
+    """Elman RNN: ``h_t = tanh(x_t W_ih^T + b_ih + h_{t-1} W_hh^T + b_hh)``, or relu instead of tanh.
+
+    A torch.nn.RNN in its arguments, parameters ``weight_ih_l{k} (H, I)``, ``weight_hh_l{k} (H, H)``,
+    ``bias_ih_l{k}``, ``bias_hh_l{k} (H)``, initialisation and state_dict. `forward` takes keyword-only `lengths`,
+    `resets`, `reset_state` and `return_states` as well.
+
+    Args:
+        input_size, hidden_size: I and H.
+        num_layers, nonlinearity ("tanh" or "relu"), bias, batch_first, dropout, bidirectional, device, dtype: as
+            in torch.nn.RNN.
+
+    Shapes: input ``(T, B, I)``, hx and h_n ``(num_layers * directions, B, H)``, output ``(T, B, directions * H)``.
+    """
+
+    @property
+    def cell_name(self) -> str:
+        return rnn_cell_name("RNN", self.mode.removeprefix("RNN_").lower())

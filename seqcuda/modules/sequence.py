@@ -1,0 +1,80 @@
+"""What RNN, LSTM and GRU share: torch.nn's base class without its second list of the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import layers
+from ..cells import CELLS
+from ..layers import Stack
+
+
+class SequenceLayer(torch.nn.RNNBase):
+    """Base of the sequence layers. A subclass says its `cell_name` and derives from torch.nn's class as well."""
+
+    @property
+    def cell_name(self) -> str:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | list[int] | None = None,
+        resets: Tensor | PackedSequence | None = None,
+        reset_state: Tensor | tuple[Tensor, Tensor] | None = None,
+        return_states: bool | str = False,
+    ):
+        """Output and final state as torch.nn gives them, and with `return_states` a third result.
+
+        Args:
+            input: ``(T, B, I)``, ``(B, T, I)`` with batch_first, unbatched ``(T, I)``, or a PackedSequence.
+            hx: ``(L*D, B, P)``; for an LSTM a tuple of it and c ``(L*D, B, H)``; zeros by default.
+            lengths: ``(B,)`` integers, a tensor on any device or a list, in any order, 0 allowed: row b ends after
+                ``lengths[b]`` steps. The output is 0 past the end, h_n is the state at the end, and the reverse
+                direction starts there. Never waits for a device. Not together with a PackedSequence.
+            resets: bool ``(T, B)``, ``(B, T)`` with batch_first, ``(T,)`` unbatched; for packed input ``(T, B)``
+                in the original order of the batch, or packed as the input is. Where true at t, the state that
+                enters step t is `reset_state`, in every direction; in the reverse direction what enters step t
+                comes from t + 1. Ignored past the end of a row.
+            reset_state: as hx, or broadcastable to it; zeros by default. It can be learned.
+            return_states: True for `seqcuda.RNNStates` of all steps as a third result; "gates" with the gates.
+        """
+        stack = Stack(
+            CELLS[self.cell_name], type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
+            self.training, self.batch_first, return_states,
+        )  # fmt: skip
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        return layers.run(stack, input, hx, weights, lengths, resets, reset_state)
+
+    def flatten_parameters(self) -> None:
+        """Nothing: the weights are used where they are."""
+
+    # torch.nn.RNNBase keeps a list of the weights beside the module's own and repairs it where the two part. Here
+    # there is no such list, so that parametrizations, pruning, tying and functional_call need no repair.
+
+    @property
+    def _flat_weights(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, value) -> None:
+        pass
+
+    def _init_flat_weights(self) -> None:
+        pass
+
+    def _update_flat_weights(self) -> None:
+        pass
+
+    # torch.nn.DataParallel: a replica gets its weights as any other module's.
+    _replicate_for_data_parallel = torch.nn.Module._replicate_for_data_parallel
+
+    def __getstate__(self):
+        return self.__dict__.copy()
+
+    __setattr__ = torch.nn.Module.__setattr__
+    __setstate__ = torch.nn.Module.__setstate__

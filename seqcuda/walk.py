@@ -1,0 +1,103 @@
+"""The arguments of one walk over time, in one place: what `autograd.sequence`, `reference.sequence` and the
+compiled ops all take.
+
+Legend of shapes, used in every docstring of the package:
+
+    T steps, B rows of the batch, I input features, H hidden units, P width of h (H, or proj_size),
+    G gates and S states of the cell, D directions (1 or 2), N rows of packed data.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .cells import Cell
+
+WEIGHTS_PER_DIRECTION = 5  # weight_ih (G*H, I), weight_hh (G*H, P), bias_ih, bias_hh (G*H), weight_hr (P, H)
+
+
+class Walk(NamedTuple):
+    """One layer: a cell walked over time in one direction, or in both at once.
+
+    Attributes:
+        cell: which cell.
+        reverse: one flag for each direction; True walks from the last step to the first.
+        save: what the forward keeps for the backward: "nothing" (inference), "states" (lean: the gates are
+            computed again in the backward) or "all" (fast: the activated gates are kept).
+        return_states: the states beside h of all steps are wanted as a result.
+        return_gates: the activated gates of all steps are wanted as a result.
+    """
+
+    cell: Cell
+    reverse: tuple[bool, ...] = (False,)
+    save: str = "all"
+    return_states: bool = False
+    return_gates: bool = False
+
+    @property
+    def directions(self) -> int:
+        return len(self.reverse)
+
+
+class Inputs(NamedTuple):
+    """The tensors of a walk.
+
+    Attributes:
+        x: padded ``(T, B, I)`` or, with ``batch_sizes``, packed ``(N, I)``.
+        weights: five per direction: ``weight_ih (G*H, I)``, ``weight_hh (G*H, P)``, ``bias_ih``, ``bias_hh``
+            ``(G*H)`` or None, ``weight_hr (P, H)`` or None.
+        h0: ``(D, B, P)`` or None for zeros.
+        c0: the states beside h, ``(S-1, D, B, H)``, or None for zeros.
+        lengths: ``(B,)`` int64 on any device: row b takes part in the steps t < lengths[b]; elsewhere its
+            output is 0 and its state is kept. None: all steps. Not together with ``batch_sizes``.
+        batch_sizes: ``(T,)`` int64 on the CPU, not increasing, as in a PackedSequence; None for padded data.
+        resets: ``(T, B)`` bool: where true at t, the state that enters step t is the reset state, in
+            whichever direction the walk goes; ignored past a row's length. Packed data: ``(N,)``, beside the
+            rows of x.
+        reset_h: ``(D, B, P)`` or None for zeros.
+        reset_c: ``(S-1, D, B, H)`` or None for zeros.
+    """
+
+    x: Tensor
+    weights: tuple[Tensor | None, ...]
+    h0: Tensor | None = None
+    c0: Tensor | None = None
+    lengths: Tensor | None = None
+    batch_sizes: Tensor | None = None
+    resets: Tensor | None = None
+    reset_h: Tensor | None = None
+    reset_c: Tensor | None = None
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All tensors in a fixed order, weights last."""
+        return (
+            self.x, self.h0, self.c0, self.lengths, self.batch_sizes,
+            self.resets, self.reset_h, self.reset_c, *self.weights,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_tensors(tensors: tuple[Tensor | None, ...]) -> Inputs:
+        x, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, *weights = tensors
+        return Inputs(x, tuple(weights), h0, c0, lengths, batch_sizes, resets, reset_h, reset_c)
+
+
+class Outputs(NamedTuple):
+    """What a walk gives back.
+
+    Attributes:
+        y: h of all steps, ``(T, B, D*P)`` or packed ``(N, D*P)``; 0 past a row's length.
+        h_n: ``(D, B, P)``.
+        c_n: ``(S-1, D, B, H)``.
+        c_all: with ``return_states``: the states beside h of all steps, ``(S-1, D, T, B, H)`` or packed
+            ``(S-1, D, N, H)``; undefined past a row's length. Float16 and bfloat16 data: float32.
+        gates: the activated gates, ``(D, T, B, G*H)`` or packed, detached, where they were asked for;
+            undefined past a row's length.
+    """
+
+    y: Tensor
+    h_n: Tensor
+    c_n: Tensor
+    c_all: Tensor | None = None
+    gates: Tensor | None = None

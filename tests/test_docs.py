@@ -1,0 +1,37 @@
+"""The Python blocks of README.md and docs/*.md run, top to bottom, one namespace for each page."""
+
+from __future__ import annotations
+
+import re
+
+import package
+import pytest
+import torch
+
+PAGES = [package.ROOT / "README.md", *sorted((package.ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.name)
+def test_blocks_run(page):
+    torch.manual_seed(0)
+    text, namespace = page.read_text(), {}
+    for block in BLOCK.finditer(text):
+        above = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * above + block[1], str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", [*PAGES, package.ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_page_of_cells_names_every_cell():
+    from seqcuda.cells import CELLS
+
+    text = (package.ROOT / "docs/cells.md").read_text()
+    for cell in CELLS.values():
+        row = rf"^\| `{cell.name}` \| {' '.join(cell.gate_names)} \| {' '.join(cell.state_names)} \|"
+        assert re.search(row, text, re.MULTILINE), cell.name

@@ -1,0 +1,245 @@
+"""Every compiled engine and instruction set against the reference in float64: all cells, dtypes and options."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from walks import Problem, outputs_and_gradients
+
+import seqcuda
+from seqcuda._backend import compiled
+from seqcuda.cells import CELLS
+from seqcuda.testing import assert_close_to_exact, assert_within_rule
+
+pytestmark = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
+
+INSTRUCTION_SETS = compiled.instruction_sets() if compiled else []
+
+
+@st.composite
+def problems(draw) -> Problem:
+    """Sizes around those of tiles and vectors, which they do not divide."""
+    cell = draw(st.sampled_from(sorted(CELLS)))
+    H = draw(st.sampled_from([1, 3, 5, 8, 16, 17, 33, 50]))
+    return Problem(
+        cell,
+        T=draw(st.sampled_from([1, 2, 3, 7, 20])),
+        B=draw(st.sampled_from([1, 2, 3, 4, 5, 13, 31])),
+        I=draw(st.integers(1, 9)),
+        H=H,
+        P=draw(st.integers(1, H - 1)) if cell == "lstm" and H > 1 and draw(st.booleans()) else None,
+        reverse=draw(st.sampled_from([(False,), (True,), (False, True)])),
+        ragged=draw(st.sampled_from(["no", "lengths", "packed"])),
+        resets=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        initial=draw(st.booleans()),
+        save=draw(st.sampled_from(["all", "states"])),
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request):
+    before = compiled.instruction_set()
+    compiled.set_instruction_set(request.param)
+    yield request.param
+    compiled.set_instruction_set(before)
+
+
+def check(problem: Problem, dtype: torch.dtype, engine: str) -> None:
+    """The rule over all results at once: where an activation is saturated its derivative is a small difference of
+    large numbers, so the scale of all results is that of the errors of each. The rival is the reference at the same
+    dtype; in float64, where it is the oracle, there is none."""
+    exact, ours = (outputs_and_gradients(problem, *run) for run in ((torch.float64, "reference"), (dtype, engine)))
+    assert [t.shape for t in ours] == [t.shape for t in exact]
+    exact, ours = joined(exact), joined(ours)
+    if dtype == torch.float64:
+        assert_close_to_exact(ours, exact)
+    else:
+        assert_within_rule(ours, joined(outputs_and_gradients(problem, dtype, "reference")), exact)
+
+
+def joined(results: list[torch.Tensor]) -> torch.Tensor:
+    dtype = results[0].dtype
+    return torch.cat([t.reshape(-1) for t in results]).to(dtype)
+
+
+@pytest.mark.parametrize("engine", seqcuda.engines())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_against_the_reference(instruction_set, dtype, engine):
+    # hypothesis holds the fixtures of its test for all examples, so it stands inside.
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(problems())
+    def run(problem):
+        check(problem, dtype, engine)
+
+    run()
+
+
+@pytest.mark.parametrize("engine", seqcuda.engines())
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_chunks_of_time(cell, engine):
+    """More steps than one chunk holds, ragged, in both directions."""
+    problem = Problem(cell, T=300, B=9, I=3, H=70, reverse=(False, True), ragged="lengths", resets=True)
+    check(problem, torch.float64, engine)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_half_types_against_torch_nn(instruction_set, kind, dtype):
+    """Half data, float32 inside: within the rule of what torch.nn makes of them."""
+    torch.manual_seed(0)
+    theirs = getattr(torch.nn, kind)(6, 20, 2, bidirectional=True).to(dtype)
+    ours = getattr(seqcuda, kind)(6, 20, 2, bidirectional=True).to(dtype)
+    ours.load_state_dict(theirs.state_dict())
+    exact = getattr(torch.nn, kind)(6, 20, 2, bidirectional=True).double()
+    exact.load_state_dict(theirs.state_dict())
+    x = torch.randn(15, 4, 6).to(dtype)
+    weight = torch.randn(15, 4, 40)
+    results = []
+    for module in (ours, theirs, exact):
+        own = x.to(next(module.parameters()).dtype, copy=True).requires_grad_()
+        y, final = module(own)
+        (y * weight.to(y.dtype)).sum().backward()
+        final = final if isinstance(final, tuple) else (final,)
+        results.append([y, *final, own.grad, *(p.grad for p in module.parameters())])
+    for i, parts in enumerate(zip(*results, strict=True)):
+        assert_within_rule(*parts, name=f"result {i}")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("engine", seqcuda.engines())
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
+def test_half_types_with_all_options(cell, engine, dtype):
+    problem = Problem(cell, T=7, B=5, I=3, H=17, reverse=(False, True), ragged="lengths", resets=True)
+    check(problem, dtype, engine)
+
+
+@pytest.mark.parametrize("engine", seqcuda.engines())
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("B", [1, 7, 40])
+def test_threads(threads, engine, B):
+    """Any number of threads, more than cores too; the same bits at each run."""
+    torch.set_num_threads(threads)
+    try:
+        for problem in (
+            Problem("lstm", T=11, B=B, H=150, reverse=(False, True), ragged="lengths", resets=True),
+            Problem("gru", T=11, B=B, H=300),
+            Problem("gru_reset_before", T=11, B=B, H=300),
+            Problem("lstm", T=11, B=B, H=300, P=100),
+        ):
+            check(problem, torch.float64, engine)
+            first = outputs_and_gradients(problem, torch.float32, engine)
+            again = outputs_and_gradients(problem, torch.float32, engine)
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="nonsense"), seqcuda.backend("nonsense"):
+        pass
+    x = torch.zeros(2, 1, 3)
+    weights = (torch.zeros(4, 3), torch.zeros(4, 1), None, None, None)
+    arguments = (x, weights, *(None,) * 7, (False,))
+    with pytest.raises(ValueError, match="nonsense"):
+        torch.ops.seqcuda.sequence("nonsense", *arguments, "nothing", "auto")
+    with pytest.raises(ValueError, match="nonsense"):
+        torch.ops.seqcuda.sequence("lstm", *arguments, "nonsense", "auto")
+    with pytest.raises(ValueError, match="nonsense"):
+        torch.ops.seqcuda.sequence("lstm", *arguments, "nothing", "nonsense")
+    with pytest.raises(ValueError, match="nonsense"):
+        compiled.set_instruction_set("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("weight_ih", {1: (torch.zeros(4, 9), torch.zeros(4, 1), None, None, None)}),
+        ("bias_ih", {1: (torch.zeros(4, 3), torch.zeros(4, 1), torch.zeros(3), None, None)}),
+        ("weight_hr", {1: (torch.zeros(8, 3), torch.zeros(8, 1), None, None, None)}),
+        ("h0", {2: torch.zeros(1, 1, 2)}),
+        ("c0", {3: torch.zeros(1, 2, 1, 1)}),
+        ("lengths", {4: torch.zeros(2, dtype=torch.int64)}),
+        ("lengths", {4: torch.tensor([3])}),
+        ("lengths", {4: torch.tensor([-1])}),
+        ("batch_sizes", {0: torch.zeros(2, 3), 5: torch.tensor([1, 2])}),
+        ("batch_sizes", {0: torch.zeros(2, 3), 5: torch.tensor([1])}),
+        ("resets", {6: torch.zeros(2, 1)}),
+        ("resets", {6: torch.zeros(1, 2, dtype=torch.bool)}),
+        ("reset_h", {7: torch.zeros(1, 1, 1, dtype=torch.float64)}),
+    ],
+)
+def test_the_op_checks_what_it_is_given(name, change):
+    arguments = [torch.zeros(2, 1, 3), (torch.zeros(4, 3), torch.zeros(4, 1), None, None, None), *[None] * 7]
+    for i, value in change.items():
+        arguments[i] = value
+    with pytest.raises(RuntimeError, match=name):
+        torch.ops.seqcuda.sequence("lstm", *arguments, (False,), "nothing", "auto")
+
+
+def test_empty_batch_and_no_steps():
+    for engine in seqcuda.engines():
+        for cell in CELLS:
+            for problem in (Problem(cell, B=0), Problem(cell, T=0)):
+                assert all(
+                    torch.equal(a, b)
+                    for a, b in zip(
+                        outputs_and_gradients(problem, torch.float64, engine),
+                        outputs_and_gradients(problem, torch.float64, "reference"),
+                        strict=True,
+                    )
+                )
+
+
+OTHERS_START = """
+import os, sys, threading
+import torch
+import seqcuda
+
+torch.set_num_threads(2)
+torch.manual_seed(0)
+layer = seqcuda.GRU(64, 300)
+x = torch.randn(20, 1, 64)
+
+def run():
+    out = layer(x)[0]
+    out.sum().backward()
+    return out.detach()
+
+expected = run()
+"""
+
+THREADS = """
+threads = [threading.Thread(target=run) for _ in range(3)]
+for t in threads: t.start()
+for t in threads: t.join()
+maps = open("/proc/self/maps").read().split()
+libraries = {os.path.realpath(m) for m in maps if "libgomp" in m or "libomp" in m or "libiomp" in m}
+assert len(libraries) <= 1, libraries
+"""
+
+WORKERS = """
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i): return layer(x)[0].detach()
+for item in torch.utils.data.DataLoader(Data(), num_workers=2):
+    torch.testing.assert_close(item[0], expected)
+"""
+
+
+# Not one after the other in one process: MKL's allocator can spin forever in a child forked after that.
+@pytest.mark.parametrize("program", [THREADS, WORKERS], ids=["threads", "workers"])
+def test_other_threads_and_workers(program):
+    """From several threads at once, and from workers of a DataLoader; and there is one OpenMP runtime, torch's."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OTHERS_START + program],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,61 @@
+"""The compiled cells and the Python ones are the same cells."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seqcuda import _backend
+from seqcuda.cells import CELLS
+
+compiled = pytest.mark.skipif(
+    "SEQCUDA_NO_EXTENSION=1" in _backend.why_not_compiled, reason="the extension is deliberately absent"
+)
+
+
+@compiled
+def test_the_extension_is_there():
+    assert _backend.compiled is not None, _backend.why_not_compiled
+
+
+@compiled
+def test_the_same_names():
+    assert list(_backend.compiled.cells()) == list(CELLS)
+
+
+@compiled
+@pytest.mark.parametrize("name", CELLS)
+def test_the_same_counts(name):
+    counts, cell = _backend.compiled.cells()[name], CELLS[name]
+    assert (counts["gates"], counts["states"], counts["saved"]) == (cell.gates, cell.states, cell.saved)
+    assert counts["phases"] >= 1
+
+
+@compiled
+def test_instruction_sets():
+    sets = _backend.compiled.instruction_sets()
+    assert sets[0] == "baseline"
+    before = _backend.compiled.instruction_set()
+    try:
+        for name in sets:
+            _backend.compiled.set_instruction_set(name)
+            assert _backend.compiled.instruction_set() == name
+        with pytest.raises(ValueError, match="instruction set 'mmx'"):
+            _backend.compiled.set_instruction_set("mmx")
+    finally:
+        _backend.compiled.set_instruction_set(before)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_step_keeps_to_its_counts(name):
+    cell, (B, H) = CELLS[name], (3, 5)
+    assert cell.name == name
+
+    def recurrent(operand, first=0, last=cell.gates):
+        assert operand.shape == (B, H)
+        return torch.zeros(B, (last - first) * H)
+
+    states, gates = cell.step(torch.randn(B, cell.gates * H), recurrent, (torch.randn(B, H),) * cell.states)
+    assert len(states) == cell.states
+    assert len(gates) == cell.gates
+    assert {t.shape for t in (*states, *gates)} == {(B, H)}
