@@ -116,6 +116,18 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
     return ""
 
 
+def quick_step(cell_name: str, input, hx, weights, layers: int = 0, batch_first: bool = False):
+    """One step by the shortest way, or None where only the general one will do, which also knows what is wrong.
+
+    Args:
+        layers: 0 for a cell, whose states are given back as a tuple; else the layers of a stack with T = 1 in one
+            direction, whose output and final state are.
+    """
+    if torch.compiler.is_compiling() or compiled is None or cell_name not in _CELLS or selected() != "auto":
+        return None
+    return compiled.quick_step(cell_name, input, hx, weights, layers, batch_first)
+
+
 def _in_transform() -> bool:
     """Inside vmap, or inside a forward-mode level: what a compiled op has no rule for."""
     if torch.autograd.forward_ad._current_level >= 0:

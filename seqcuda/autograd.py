@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _backend, reference
+from .cells import CELLS
 from .walk import Inputs, Outputs, Walk
 
 
@@ -127,3 +128,36 @@ class SequenceBackward(torch.autograd.Function):
         second = iter(torch.autograd.grad(first, targets, weights, create_graph=create_graph, allow_unused=True))
         result = [next(second) if need else None for need in needs]
         return None, None, None, *result[:4], None, None, None, *result[4:]
+
+
+def step_backward(
+    cell_name: str, needs: tuple[bool, ...], dh: Tensor | None, dc: Tensor | None, x: Tensor, h: Tensor | None,
+    c: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, kept: Tensor,
+) -> list[Tensor | None]:  # fmt: skip
+    """The backward of one quick step (csrc/ops/step.cpp) with a graph of its own.
+
+    Args:
+        needs: which of x, h, c, w_ih, w_hh, b_ih and b_hh want a gradient, which is what is given back.
+        kept: what the step kept: the saved values, c and h, ``(saved + states, B, H)`` numbers.
+    """
+    cell, H = CELLS[cell_name], w_hh.shape[1]
+    B, extra = x.numel() // w_ih.shape[1], cell.states - 1
+
+    def as_h(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.reshape(1, B, H)
+
+    def as_c(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.reshape(extra, 1, B, H)
+
+    saved, c_all, y = kept.split([cell.saved * B * H, extra * B * H, B * H])
+    saved = saved.view(1 if cell.saved else 0, 1, B, cell.saved * H)
+    c_all, y = c_all.view(extra, 1, 1, B, H), y.view(1, B, H)
+    inputs = Inputs(x.reshape(1, B, -1), (w_ih, w_hh, b_ih, b_hh, None), as_h(h), as_c(c))
+    need_x, need_h, need_c, *need_weights = needs
+    grads = SequenceBackward.apply(
+        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 5, *need_weights, False),
+        None, as_h(dh), as_c(dc), None, y, c_all, saved, *inputs.tensors(),
+    )  # fmt: skip
+    given = (x, h, c, w_ih, w_hh, b_ih, b_hh)
+    grads = (*grads[:3], *grads[8:12])
+    return [None if g is None else g.reshape(t.shape) for g, t in zip(grads, given, strict=True)]

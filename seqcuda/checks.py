@@ -136,7 +136,8 @@ def as_lengths(name: str, lengths, steps: int, batch: int, device: torch.device)
             lengths = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64)
         except (TypeError, ValueError, RuntimeError):
             wanted = "a 1-D integer Tensor or a list of ints"
-            raise TypeError(f"{name}: lengths must be {wanted}, got {kind(lengths)}") from None
+            given = lengths if isinstance(lengths, list) and len(lengths) < 10 else kind(lengths)
+            raise TypeError(f"{name}: lengths must be {wanted}, got {given}") from None
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"{name}: lengths must have an integer dtype, got {lengths.dtype}")
     if lengths.shape != (batch,):

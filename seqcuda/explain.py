@@ -13,7 +13,7 @@ from . import _backend
 from .cells import CELLS
 from .forms import form_of
 from .functional import gru_cell_name, rnn_cell_name
-from .layers import Stack, Weights
+from .layers import Stack, Weights, autocast_dtype
 from .modules import GRUCell, LSTMCell, RNNCell
 from .modules.sequence import SequenceLayer
 
@@ -85,12 +85,14 @@ def _sequence_layers(module: SequenceLayer, input: Tensor | PackedSequence) -> l
     weights = Weights.of(stack, module._flat_weights)
     form = form_of(name, input, module.input_size, module.batch_first)
     form.check_steps(None)
+    amp = autocast_dtype(form.x, module._flat_weights)
     width = stack.directions * weights.width
-    later = form.x.new_empty(1).expand(*form.x.shape[:-1], width)
+    first = form.x if amp is None else form.x.new_empty(1, dtype=amp).expand(form.x.shape)
+    later = first.new_empty(1).expand(*form.x.shape[:-1], width)
     reverse = stack.walk().reverse
     return [
-        (module.cell_name, form.x if number == 0 else later, form.batch_sizes, layer, reverse)
-        for number, layer in enumerate(weights.per_layer)
+        (module.cell_name, first if number == 0 else later, form.batch_sizes, layer, reverse)
+        for number, layer in enumerate((weights if amp is None else weights.to(amp)).per_layer)
     ]
 
 
@@ -99,8 +101,11 @@ def _cell(module: RNNCell | LSTMCell | GRUCell, input: Tensor) -> list[tuple]:
         name = rnn_cell_name("RNNCell", module.nonlinearity)
     else:
         name = "lstm" if isinstance(module, LSTMCell) else gru_cell_name(module.reset_after)
-    x = input.reshape(1, -1, input.shape[-1])
     weights = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh, None)
+    amp = autocast_dtype(input, weights)
+    x = input.reshape(1, -1, input.shape[-1])
+    if amp is not None:
+        x, weights = x.to(amp), tuple(None if w is None else w.to(amp) for w in weights)
     return [(name, x, None, weights, (False,))]
 
 

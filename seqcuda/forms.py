@@ -1,5 +1,5 @@
-"""The forms in which a batch of sequences comes: padded, unbatched and packed. Each knows its way to the one form
-of `walk.Inputs` and back, so that nothing else in the package asks which form it has.
+"""The forms in which a batch of sequences comes: padded, unbatched, jagged and packed. Each knows its way to the one
+form of `walk.Inputs` and back, so that nothing else in the package asks which form it has.
 
 `T`, `B`, `L`, `D`: see seqcuda/walk.py; L is the number of layers.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
+from .walk import packed_alive, packed_rows
 
 
 class Padded:
@@ -98,6 +99,48 @@ class Unbatched(Padded):
         return y.squeeze(1)
 
 
+class Jagged(Padded):
+    """A NestedTensor of layout torch.jagged, ``(B, j, I)``: padded with lengths on the way in, jagged again on the way
+    out, with the offsets of the input. `batch_first` does not matter, the batch is always first."""
+
+    def __init__(self, name: str, input: Tensor, input_size: int):
+        if input.layout != torch.jagged or input.dim() != 3 or input._ragged_idx != 1:
+            raise ValueError(
+                f"{name}: Expected nested input to be (B, j, I) of layout torch.jagged, got {input.dim()}D of layout "
+                f"{input.layout}"
+            )
+        if input.lengths() is not None:  # with holes between the rows
+            input = input.contiguous()
+        self.name, self.batch_first = name, False
+        self.input, values = input, input.values()
+        checks.check_input(name, values, input_size, (2,))
+        self.steps, self.batch = input._get_max_seqlen(), input.size(0)
+        self.lengths = input.offsets().diff()
+        b = torch.arange(self.batch, device=values.device).repeat_interleave(self.lengths, output_size=len(values))
+        self._rows = torch.arange(len(values), device=values.device) - input.offsets()[b], b
+        self.x = self._padded(values)
+
+    def _padded(self, values: Tensor) -> Tensor:
+        return values.new_zeros((self.steps, self.batch, *values.shape[1:])).index_put(self._rows, values)
+
+    def check_steps(self, lengths) -> None:
+        if lengths is not None:
+            raise ValueError(f"{self.name}: lengths and nested input exclude each other, its lengths are its own")
+
+    def resets_in(self, resets) -> Tensor:
+        if not (isinstance(resets, Tensor) and resets.is_nested):
+            got = checks.kind(resets)
+            raise TypeError(f"{self.name}: resets of nested input must be nested as the input is, got {got}")
+        if resets.layout != torch.jagged or resets.shape[:2] != self.input.shape[:2]:
+            raise RuntimeError(f"{self.name}: resets must be nested by the offsets of the input, their lengths differ")
+        rows = len(self._rows[0])
+        return self._padded(checks.as_resets(self.name, resets.values(), (rows,), self.x.device))
+
+    def output(self, y: Tensor) -> Tensor:
+        lengths = {"min_seqlen": self.input._get_min_seqlen(), "max_seqlen": self.steps}
+        return torch.nested.nested_tensor_from_jagged(y[self._rows], self.input.offsets(), **lengths)
+
+
 class Packed:
     """A PackedSequence, read where it lies: x is its data ``(N, I)``."""
 
@@ -142,17 +185,13 @@ class Packed:
         return rows.new_zeros((self.steps, self.batch, *rows.shape[1:])).index_put(self._rows, rows)
 
     @cached_property
-    def _alive_on_host(self) -> Tensor:
-        return torch.arange(self.batch) < self.batch_sizes[:, None]
-
-    @cached_property
     def _rows(self) -> tuple[Tensor, Tensor]:
         """Step and row of the batch, each ``(N,)``, of every row of x."""
-        return tuple(i.to(self.x.device, non_blocking=True) for i in self._alive_on_host.nonzero(as_tuple=True))
+        return packed_rows(self.batch_sizes, self.x.device)
 
     @cached_property
     def alive(self) -> Tensor:
-        return self._alive_on_host.to(self.x.device, non_blocking=True)
+        return packed_alive(self.batch_sizes).to(self.x.device, non_blocking=True)
 
 
 Form = Padded | Packed
@@ -163,7 +202,7 @@ def form_of(name: str, input: Tensor | PackedSequence, input_size: int, batch_fi
     if isinstance(input, PackedSequence):
         return Packed(name, input, input_size)
     if isinstance(input, Tensor) and input.is_nested:
-        raise ValueError(f"{name}: nested input is not supported; give it padded, with lengths=, or packed")
+        return Jagged(name, input, input_size)
     if isinstance(input, Tensor) and input.dim() == 2:
         return Unbatched(name, input, input_size)
     return Padded(name, input, input_size, batch_first)

@@ -5,7 +5,8 @@
 
 Arguments of the sequence layers:
 
-- input: ``(T, B, I)``, ``(B, T, I)`` with `batch_first`, unbatched ``(T, I)``, or a PackedSequence.
+- input: ``(T, B, I)``, ``(B, T, I)`` with `batch_first`, unbatched ``(T, I)``, a PackedSequence, or a NestedTensor
+  ``(B, j, I)`` of layout torch.jagged, which gives such an output.
 - hx: the initial state, ``(L*D, B, P)``; for the LSTM a tuple of it and c ``(L*D, B, H)``; unbatched without B. None
   for zeros.
 - weights: a flat list in the order of ``torch.nn.LSTM``: for each layer, for each direction ``weight_ih``,
@@ -14,11 +15,11 @@ Arguments of the sequence layers:
 - lengths: ``(B,)`` integers, a tensor on any device or a list, in any order, 0 allowed: row b ends after
   ``lengths[b]`` steps. The output is 0 past the end, h_n is the state at the end, the reverse direction starts
   there. Values on the CPU are checked; on other devices they are clamped to [0, T], as checking would wait for the
-  device. Not together with a PackedSequence.
+  device. Not together with a PackedSequence or NestedTensor.
 - resets: bool ``(T, B)``, ``(B, T)`` with `batch_first`, ``(T,)`` unbatched; for packed input ``(T, B)`` in the
-  original order of the batch, or packed as the input is. Where true at t, the state that enters step t is
-  `reset_state`, in every direction; in the reverse direction what enters step t comes from t + 1, so that there a
-  reset at t cuts between t + 1 and t. Ignored past the end of a row.
+  original order of the batch, or packed as the input is; for nested input nested by the same offsets. Where true at
+  t, the state that enters step t is `reset_state`, in every direction; in the reverse direction what enters step t
+  comes from t + 1, so that there a reset at t cuts between t + 1 and t. Ignored past the end of a row.
 - reset_state: as hx, or broadcastable to it; None for zeros. It can be learned.
 - return_states: True adds a third result, `RNNStates`; "gates" the activated gates as well.
 - save: what training keeps from the forward for the backward: "all", or "states", which computes the gates again.
@@ -55,7 +56,7 @@ def rnn(
     `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
     """
     cell = CELLS[rnn_cell_name("RNN", nonlinearity)]
-    return layers.run(Stack(cell, "RNN", **options), input, hx, weights, lengths, resets, reset_state)
+    return layers.run(Stack.of(cell, "RNN", options), input, hx, weights, lengths, resets, reset_state)
 
 
 def lstm(
@@ -72,7 +73,7 @@ def lstm(
 
     `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
     """
-    return layers.run(Stack(CELLS["lstm"], "LSTM", **options), input, hx, weights, lengths, resets, reset_state)
+    return layers.run(Stack.of(CELLS["lstm"], "LSTM", options), input, hx, weights, lengths, resets, reset_state)
 
 
 def gru(
@@ -92,7 +93,7 @@ def gru(
     `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
     """
     cell = CELLS[gru_cell_name(reset_after)]
-    return layers.run(Stack(cell, "GRU", **options), input, hx, weights, lengths, resets, reset_state)
+    return layers.run(Stack.of(cell, "GRU", options), input, hx, weights, lengths, resets, reset_state)
 
 
 def rnn_cell(

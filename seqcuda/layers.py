@@ -7,7 +7,7 @@ settled here; what is left for `autograd.sequence` is one layer, both directions
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import autograd, checks
+from . import _backend, autograd, checks
 from .cells import Cell
 from .forms import Form, form_of
 from .walk import Inputs, Outputs, Walk
@@ -54,7 +54,20 @@ class Stack:
     return_states: bool | str = False
     save: str = "all"
 
+    @staticmethod
+    def of(cell: Cell, name: str, options: dict) -> Stack:
+        """From the keyword arguments of a function of seqcuda.functional."""
+        known = [field.name for field in fields(Stack)[2:]]
+        for option in options:
+            if option not in known:
+                raise TypeError(f"{name}: unexpected keyword argument {option!r}, expected one of {', '.join(known)}")
+        return Stack(cell, name, **options)
+
     def __post_init__(self):
+        if not isinstance(self.num_layers, int) or self.num_layers < 1:
+            raise ValueError(f"{self.name}: num_layers must be a positive int, got {self.num_layers!r}")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout <= 1:
+            raise ValueError(f"{self.name}: dropout must be a number from 0 to 1, got {self.dropout!r}")
         if self.return_states not in (False, True, "gates"):
             raise ValueError(f'{self.name}: return_states must be False, True or "gates", got {self.return_states!r}')
         if self.save not in ("all", "states"):
@@ -79,6 +92,9 @@ class Weights:
 
     @staticmethod
     def of(stack: Stack, flat: list[Tensor]) -> Weights:
+        if not isinstance(flat, (list, tuple)) or not all(isinstance(w, Tensor) for w in flat):
+            given = [checks.kind(w) for w in flat] if isinstance(flat, (list, tuple)) else checks.kind(flat)
+            raise TypeError(f"{stack.name}: weights must be a list of Tensors, got {given}")
         layers = stack.num_layers * stack.directions
         each = len(flat) // layers
         if len(flat) != each * layers or not 2 <= each <= 5:
@@ -119,7 +135,7 @@ def run(
     name, cell = stack.name, stack.cell
     weights = Weights.of(stack, flat_weights)
     form = form_of(name, input, flat_weights[0].size(1), stack.batch_first)
-    amp = _autocast_dtype(form.x, flat_weights)
+    amp = autocast_dtype(form.x, flat_weights)
     if amp is None:
         checks.check_input_dtype(form.x, flat_weights[0])
     for i, weight in enumerate(flat_weights):
@@ -234,8 +250,11 @@ def _join(parts: tuple[Tensor, ...], dim: int) -> Tensor:
 
 def step(walk: Walk, name: str, input: Tensor, hx, weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     """One step of a cell: a walk with T = 1. The new states, each ``(B, H)``, or ``(H,)`` for unbatched input."""
+    quick = _backend.quick_step(walk.cell.name, input, hx, weights)
+    if quick is not None:
+        return quick
     checks.check_cell_input(name, input, weights[0])
-    amp = _autocast_dtype(input, weights)
+    amp = autocast_dtype(input, weights)
     if amp is None:
         checks.check_input_dtype(input, weights[0])
     states = None
@@ -267,7 +286,7 @@ def _check_states_alike(name: str, argument: str, states: tuple[Tensor, ...], x:
         checks.check_alike(name, part, state, x, amp is not None)
 
 
-def _autocast_dtype(x: Tensor, weights) -> torch.dtype | None:
+def autocast_dtype(x: Tensor, weights) -> torch.dtype | None:
     """What autocast asks to compute in, or None. It leaves float64 data with float64 weights as they are."""
     device = x.device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .walk import WEIGHTS_PER_DIRECTION, Inputs, Outputs, Walk
+from .walk import WEIGHTS_PER_DIRECTION, Inputs, Outputs, Walk, packed_alive, packed_rows
 
 
 def sequence(walk: Walk, inputs: Inputs) -> Outputs:
@@ -35,22 +35,15 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
     return Outputs(y, torch.stack(h_ns).to(dtype), torch.stack(c_ns, dim=1).to(dtype), c_all, gate_all)
 
 
-def packed_rows(batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Step and batch row, each ``(N,)``, of every row of packed data."""
-    batch = torch.arange(int(batch_sizes[0]))
-    t, b = (batch < batch_sizes[:, None]).nonzero(as_tuple=True)
-    return t, b
-
-
 def _pad(inputs: Inputs) -> tuple[Inputs, tuple[Tensor, Tensor]]:
     """The same walk over padded data with lengths, and where its rows lie."""
-    t, b = (i.to(inputs.x.device) for i in packed_rows(inputs.batch_sizes))
+    t, b = packed_rows(inputs.batch_sizes, inputs.x.device)
     T, B = len(inputs.batch_sizes), int(inputs.batch_sizes[0])
 
     def pad(rows: Tensor) -> Tensor:
         return rows.new_zeros((T, B, *rows.shape[1:])).index_put((t, b), rows)
 
-    lengths = (inputs.batch_sizes[:, None] > torch.arange(B)).sum(0).to(inputs.x.device)
+    lengths = packed_alive(inputs.batch_sizes).sum(0).to(inputs.x.device)
     resets = None if inputs.resets is None else pad(inputs.resets)
     tensors = (pad(inputs.x), inputs.h0, inputs.c0, lengths, None, resets, inputs.reset_h, inputs.reset_c)
     return Inputs.from_tensors((*tensors, *inputs.weights)), (t, b)

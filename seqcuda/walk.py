@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .cells import Cell
@@ -101,3 +102,14 @@ class Outputs(NamedTuple):
     c_n: Tensor
     c_all: Tensor | None = None
     gates: Tensor | None = None
+
+
+def packed_alive(batch_sizes: Tensor) -> Tensor:
+    """``(T, B)``, on the CPU: which rows of packed data take part in which step."""
+    return torch.arange(int(batch_sizes[0])) < batch_sizes[:, None]
+
+
+def packed_rows(batch_sizes: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Step and row of the batch, each ``(N,)`` on `device`, of every row of packed data."""
+    t, b = packed_alive(batch_sizes).nonzero(as_tuple=True)
+    return t.to(device, non_blocking=True), b.to(device, non_blocking=True)

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import seqcuda
 from seqcuda.testing import assert_close_to_exact, assert_within_rule
 
-FORMS = ("padded", "batch_first", "unbatched", "packed", "packed_sorted")
+FORMS = ("padded", "batch_first", "unbatched", "jagged", "packed", "packed_sorted")
 ADDITIONS = ("lengths", "resets", "both", "neither")
 
 
@@ -34,13 +34,14 @@ class Problem:
         self.form, self.is_lstm = form, kind == "LSTM"
         packed = form.startswith("packed")
         self.lengths = [self.T] * self.B
-        if packed or additions in ("lengths", "both"):
+        jagged = form == "jagged"
+        if packed or jagged or additions in ("lengths", "both"):
             self.lengths = [rng.randint(1 if packed else 0, self.T) for _ in range(self.B)]
-        if packed:
+        if packed or jagged:
             self.lengths[rng.randrange(self.B)] = self.T
         if form == "packed_sorted":
             self.lengths.sort(reverse=True)
-        self.has_lengths = additions in ("lengths", "both") and not packed
+        self.has_lengths = additions in ("lengths", "both") and not (packed or jagged)
         self.x = torch.randn(self.T, self.B, 3).to(dtype).requires_grad_()
         widths = [extra.get("proj_size", self.H)] + [self.H] * self.is_lstm
         self.hx = [torch.randn(layers * D, self.B, w).to(dtype).requires_grad_() for w in widths]
@@ -48,6 +49,12 @@ class Problem:
         self.reset_state = [torch.randn(layers * D, self.B, w).to(dtype).requires_grad_() for w in widths]
         if additions in ("resets", "both"):
             self.resets = torch.rand(self.T, self.B) < 0.4
+
+    def jagged(self, rows, like=None):
+        """(T, B, ...) as a NestedTensor (B, j, ...)."""
+        values = torch.cat([rows[:length, b] for b, length in enumerate(self.lengths)])
+        offsets = torch.tensor([0, *self.lengths]).cumsum(0) if like is None else like.offsets()
+        return torch.nested.nested_tensor_from_jagged(values, offsets)
 
     def paired(self, states):
         return tuple(states) if self.is_lstm else states[0]
@@ -68,6 +75,9 @@ class Problem:
         elif form == "batch_first":
             x = x.transpose(0, 1)
             resets = None if resets is None else resets.transpose(0, 1)
+        elif form == "jagged":
+            x = self.jagged(x)
+            resets = None if resets is None else self.jagged(resets, like=x)
         elif packed:
             x = pack_padded_sequence(x, self.lengths, enforce_sorted=form == "packed_sorted")
         if resets is not None:
@@ -81,6 +91,9 @@ class Problem:
             y, final, states = y.unsqueeze(1), [s.unsqueeze(1) for s in final], [s.unsqueeze(2) for s in states]
         elif form == "batch_first":
             y = y.transpose(0, 1)
+        elif form == "jagged":
+            assert y.shape[:2] == x.shape[:2]  # so that input and output can be added
+            y = y.to_padded_tensor(0.0).transpose(0, 1)
         elif packed:
             y = torch.nn.utils.rnn.pad_packed_sequence(y)[0]
         return module, y, final, states

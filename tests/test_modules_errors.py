@@ -182,17 +182,49 @@ def test_packed_input_has_its_own_lengths(kind):
         module(x, resets=torch.zeros(7, dtype=torch.bool))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("kind", LAYERS)
 def test_nested_input(kind):
-    x = torch.nested.nested_tensor([torch.zeros(2, 3), torch.zeros(4, 3)], layout=torch.jagged)
-    with pytest.raises(ValueError, match="nested input is not supported"):
-        getattr(seqcuda, kind)(3, 5)(x)
+    module, rows = getattr(seqcuda, kind)(3, 5), [torch.zeros(2, 3), torch.zeros(4, 3)]
+    jagged = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    strided = torch.nested.nested_tensor(rows, layout=torch.strided)
+    with pytest.raises(ValueError, match=r"Expected nested input to be \(B, j, I\) of layout torch.jagged, got 3D"):
+        module(strided)
+    with pytest.raises(ValueError, match="lengths and nested input exclude each other"):
+        module(jagged, lengths=[2, 4])
+    with pytest.raises(RuntimeError, match="Expected 3, got 2"):
+        module(jagged[..., :2])
+    with pytest.raises(TypeError, match="resets of nested input must be nested"):
+        module(jagged, resets=torch.zeros(4, 2, dtype=torch.bool))
+    other = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(3)], layout=torch.jagged).bool()
+    with pytest.raises(RuntimeError, match="their lengths differ"):
+        module(jagged, resets=other)
 
 
 @pytest.mark.parametrize("weights", [0, 1, 6])
 def test_functional_wants_whole_weights(weights):
     with pytest.raises(RuntimeError, match=f"got {weights} tensors"):
         seqcuda.functional.lstm(torch.zeros(2, 1, 3), None, [torch.zeros(20, 3)] * weights)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"num_layers": 0}, ValueError, "LSTM: num_layers must be a positive int, got 0"),
+        ({"num_layers": "two"}, ValueError, "LSTM: num_layers must be a positive int, got 'two'"),
+        ({"dropout": 2.0}, ValueError, "LSTM: dropout must be a number from 0 to 1, got 2.0"),
+        ({"layers": 2}, TypeError, "LSTM: unexpected keyword argument 'layers', expected one of num_layers, "),
+    ],
+)
+def test_functional_wants_known_options(options, error, sentence):
+    with pytest.raises(error, match=sentence):
+        seqcuda.functional.lstm(torch.zeros(2, 1, 3), None, [torch.zeros(20, 3), torch.zeros(20, 5)], **options)
+
+
+@pytest.mark.parametrize("weights", [None, torch.zeros(20, 3), [torch.zeros(20, 3), None]])
+def test_functional_wants_a_list_of_weights(weights):
+    with pytest.raises(TypeError, match="LSTM: weights must be a list of Tensors, got"):
+        seqcuda.functional.lstm(torch.zeros(2, 1, 3), None, weights)
 
 
 def test_functional_names_the_wrong_weight():

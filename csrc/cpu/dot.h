@@ -1,18 +1,39 @@
-// The product of a few rows with weights as they lie: out[b][r] = x[b] . w[r] + bias[r].
+// The products of a few rows b with weights as they lie, of the forward and the backward of one step:
 //
-// For one step there is no time to pack: every weight is read once, in order, four rows of W at a time, each with two
-// accumulators along K. What it costs is reading W.
+//   dot_rows    out[b][r]  = x[b] . w[r] + bias[r]
+//   add_rows    out[b][k] += d[b][0] w[0][k] + d[b][1] w[1][k] + ..
+//   outer_rows  out[r][k]  = d[0][r] x[0][k] + d[1][r] x[1][k] + ..
+//
+// For one step there is no time to pack: every weight is read (or its gradient written) once, in order, four rows of W
+// at a time; x, d or out of the row lies in L1. What it costs is W.
 #pragma once
 
 namespace seq::SEQ_ISA {
+
+// The sum of the lanes: halves are added as long as they are vectors of 16 bytes at least.
+template <class T, int kBytes>
+SEQ_INLINE T sum_of_bytes(const T* parts) {
+  typedef T Half __attribute__((vector_size(kBytes / 2)));
+  Half low, high;
+  __builtin_memcpy(&low, parts, sizeof(Half));
+  __builtin_memcpy(&high, parts + kBytes / 2 / sizeof(T), sizeof(Half));
+  low += high;
+  T halves[kBytes / 2 / sizeof(T)];
+  __builtin_memcpy(halves, &low, sizeof(Half));
+  if constexpr (kBytes / 2 > 16) {
+    return sum_of_bytes<T, kBytes / 2>(halves);
+  } else {
+    T sum = halves[0];
+    for (int j = 1; j < static_cast<int>(kBytes / 2 / sizeof(T)); ++j) sum += halves[j];
+    return sum;
+  }
+}
 
 template <class T>
 SEQ_INLINE T sum_of(Lanes<T> v) {
   T parts[Lanes<T>::kWidth];
   v.store(parts);
-  T sum = T(0);
-  for (T part : parts) sum += part;
-  return sum;
+  return sum_of_bytes<T, SEQ_LANE_BYTES>(parts);
 }
 
 template <class T, int kRows>
@@ -49,6 +70,51 @@ void dot_rows(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, con
     for (; r + 4 <= end; r += 4)
       dot_block<T, 4>(w + r * ld, ld, K, x + b * K, bias ? bias + r : nullptr, out + b * ldo + r);
     for (; r < end; ++r) dot_block<T, 1>(w + r * ld, ld, K, x + b * K, bias ? bias + r : nullptr, out + b * ldo + r);
+  }
+}
+
+// Columns [begin, end) of out, which starts from zero unless `add`.
+template <class T>
+void add_rows(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch, bool add,
+              T* out, int64_t ldo) {
+  using L = Lanes<T>;
+  constexpr int kWidth = L::kWidth, kRows = 4;
+  for (int64_t b = 0; b < batch; ++b) {
+    T* to = out + b * ldo;
+    const T* by = d + b * rows;
+    if (!add) __builtin_memset(to + begin, 0, sizeof(T) * (end - begin));
+    for (int64_t r = 0; r < rows; r += kRows) {
+      const int count = static_cast<int>(rows - r < kRows ? rows - r : kRows);
+      L scale[kRows];
+      const T* from[kRows];
+      for (int j = 0; j < kRows; ++j) {
+        scale[j] = L(j < count ? by[r + j] : T(0));
+        from[j] = w + (j < count ? r + j : r) * ld;
+      }
+      for (int64_t k = begin; k < end; k += kWidth) {
+        const int64_t n = end - k;
+        L sum = L::load(to + k, n);
+#pragma GCC unroll 4
+        for (int j = 0; j < kRows; ++j) sum = sum + scale[j] * L::load(from[j] + k, n);
+        sum.store(to + k, n);
+      }
+    }
+  }
+}
+
+// Rows [begin, end) of out [.., K]; d [batch, rows].
+template <class T>
+void outer_rows(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K, T* out) {
+  using L = Lanes<T>;
+  constexpr int kWidth = L::kWidth;
+  for (int64_t r = begin; r < end; ++r) {
+    T* to = out + r * K;
+    for (int64_t k = 0; k < K; k += kWidth) {
+      const int64_t n = K - k;
+      L sum = L(d[r]) * L::load(x + k, n);
+      for (int64_t b = 1; b < batch; ++b) sum = sum + L(d[b * rows + r]) * L::load(x + b * K + k, n);
+      sum.store(to + k, n);
+    }
   }
 }
 

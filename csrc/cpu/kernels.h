@@ -49,6 +49,11 @@ struct Kernels {
   // Rows [begin, end) of w times the `batch` rows of x, weights as they lie.
   void (*dot_rows)(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
                    const T* bias, T* out, int64_t ldo);
+  // The two products of its backward: columns [begin, end) of out (+)= d w, rows [begin, end) of out = d^T x.
+  void (*add_rows)(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,
+                   bool add, T* out, int64_t ldo);
+  void (*outer_rows)(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K,
+                     T* out);
 
   // Engine "panel": walk steps [k0, k1), products included. The backward walks from k1 - 1 down to k0.
   void (*forward)(const Forward<T>&, const Panels<T>&, const Share&, int64_t k0, int64_t k1);

@@ -34,7 +34,7 @@ constexpr cpu::Kernels<T> table_of() {
   k.same_grads = Traits::kSameGrads, k.projects = Traits::projects();
   k.forward_block = F::kBlock, k.projection_block = F::kProjectionBlock, k.backward_block = B::kBlock;
   k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;
-  k.dot_rows = &dot_rows<T>;
+  k.dot_rows = &dot_rows<T>, k.add_rows = &add_rows<T>, k.outer_rows = &outer_rows<T>;
   k.forward = &F::run, k.backward = &B::run;
   k.forward_phase[0] = &F::template stepwise<0>;
   k.forward_projected = &F::stepwise_projected;

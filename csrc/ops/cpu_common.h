@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/instruction_set.h"
+#include "ops/few_rows.h"
 #include "ops/layer.h"
 #include "ops/team.h"
 
@@ -53,15 +54,9 @@ inline at::Tensor chunk_rows_of(const at::Tensor& flat, const PlanStorage& plan,
 template <class T>
 void product_into(const cpu::Kernels<T>& kernels, at::Tensor out, const at::Tensor& a, const at::Tensor& w,
                   const at::Tensor& bias) {
-  constexpr int64_t kFewRows = 4, kWeightsPerTask = 32768;
-  const int64_t rows = a.size(0), K = a.size(1), columns = w.size(0);
-  if (rows <= kFewRows && a.is_contiguous()) {
-    const T *x = a.template const_data_ptr<T>(), *from = w.template const_data_ptr<T>(), *b = data_or_null<T>(bias);
-    T* to = out.template mutable_data_ptr<T>();
-    const int64_t ldo = out.stride(0), grain = std::max<int64_t>(4, kWeightsPerTask / std::max<int64_t>(K, 1));
-    at::parallel_for(0, columns, grain, [&](int64_t begin, int64_t end) {
-      kernels.dot_rows(from, K, begin, end, K, x, rows, b, to, ldo);
-    });
+  if (a.size(0) <= few_rows::kFew && a.is_contiguous()) {
+    few_rows::dot(kernels, w.template const_data_ptr<T>(), w.size(0), w.size(1), a.template const_data_ptr<T>(),
+                  a.size(0), data_or_null<T>(bias), out.template mutable_data_ptr<T>(), out.stride(0));
   } else if (bias.defined()) {
     at::addmm_out(out, bias, a, w.t());
   } else {

@@ -26,9 +26,14 @@ std::vector<std::string> cell_names() {
   return names;
 }
 
-CellCounts cell_counts(const std::string& name) {
+CellCounts cell_counts(int index) {
+  const auto& k = *cpu::kernels<float>(index);
+  return {index, k.gates, k.states, k.saved, k.phases, k.same_grads, k.projects};
+}
+
+CellCounts cell_counts(std::string_view name) {
   for (int i = 0; const auto* k = cpu::kernels<float>(i); ++i)
-    if (name == k->name) return {i, k->gates, k->states, k->saved, k->phases, k->same_grads, k->projects};
+    if (name == k->name) return cell_counts(i);
   TORCH_CHECK_VALUE(false, "seqcuda: no compiled cell is named '", name, "'");
 }
 

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/problem.h"
@@ -29,8 +30,9 @@ struct CellCounts {
   bool same_grads, projects;
 };
 
-// By name; throws for an unknown one.
-CellCounts cell_counts(const std::string& name);
+// By name, which throws for an unknown one, or by index.
+CellCounts cell_counts(std::string_view name);
+CellCounts cell_counts(int index);
 std::vector<std::string> cell_names();
 
 // Which rows walk at which step, on the host.

@@ -3,6 +3,7 @@
 
 #include "cpu/instruction_set.h"
 #include "ops/engines.h"
+#include "ops/quick_step.h"
 #include "ops/team.h"
 
 namespace py = pybind11;
@@ -55,6 +56,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("name"), "Use another CPU build, in the whole process.");
   m.def("explain", &explain, py::arg("cell"), py::arg("x"), py::arg("weights"), py::arg("batch_sizes"),
         py::arg("reverse"), py::arg("engine"), "Which engine runs a layer, and why.");
+  m.def("quick_step", &quick_step, "One step of a cell, or of a stack with T = 1, of plain tensors; else None.");
 }
 
 }  // namespace seq::ops

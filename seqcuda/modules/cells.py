@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .weights import weights_of
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class RNNCell(torch.nn.RNNCell):
@@ -15,9 +18,7 @@ class RNNCell(torch.nn.RNNCell):
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return functional.rnn_cell(
-            input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, nonlinearity=self.nonlinearity
-        )
+        return functional.rnn_cell(input, hx, *weights_of(self, _NAMES), nonlinearity=self.nonlinearity)
 
 
 class LSTMCell(torch.nn.LSTMCell):
@@ -27,7 +28,7 @@ class LSTMCell(torch.nn.LSTMCell):
     """
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        return functional.lstm_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return functional.lstm_cell(input, hx, *weights_of(self, _NAMES))
 
 
 class GRUCell(torch.nn.GRUCell):
@@ -49,9 +50,7 @@ class GRUCell(torch.nn.GRUCell):
         self.reset_after = reset_after
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return functional.gru_cell(
-            input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, reset_after=self.reset_after
-        )
+        return functional.gru_cell(input, hx, *weights_of(self, _NAMES), reset_after=self.reset_after)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")

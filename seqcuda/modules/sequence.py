@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import layers
+from .. import _backend, layers
 from ..cells import CELLS
 from ..layers import Stack
+from .weights import weights_of
 
 
 class SequenceLayer(torch.nn.RNNBase):
@@ -31,23 +32,29 @@ class SequenceLayer(torch.nn.RNNBase):
         """Output and final state as torch.nn gives them, and with `return_states` a third result.
 
         Args:
-            input: ``(T, B, I)``, ``(B, T, I)`` with batch_first, unbatched ``(T, I)``, or a PackedSequence.
+            input: ``(T, B, I)``, ``(B, T, I)`` with batch_first, unbatched ``(T, I)``, a PackedSequence, or a
+                NestedTensor ``(B, j, I)`` of layout torch.jagged, which gives such an output.
             hx: ``(L*D, B, P)``; for an LSTM a tuple of it and c ``(L*D, B, H)``; zeros by default.
             lengths: ``(B,)`` integers, a tensor on any device or a list, in any order, 0 allowed: row b ends after
                 ``lengths[b]`` steps. The output is 0 past the end, h_n is the state at the end, and the reverse
-                direction starts there. Never waits for a device. Not together with a PackedSequence.
+                direction starts there. Never waits for a device. Not together with a PackedSequence or NestedTensor.
             resets: bool ``(T, B)``, ``(B, T)`` with batch_first, ``(T,)`` unbatched; for packed input ``(T, B)``
-                in the original order of the batch, or packed as the input is. Where true at t, the state that
-                enters step t is `reset_state`, in every direction; in the reverse direction what enters step t
-                comes from t + 1. Ignored past the end of a row.
+                in the original order of the batch, or packed as the input is; for nested input nested by the same
+                offsets. Where true at t, the state that enters step t is `reset_state`, in every direction; in the
+                reverse direction what enters step t comes from t + 1. Ignored past the end of a row.
             reset_state: as hx, or broadcastable to it; zeros by default. It can be learned.
             return_states: True for `seqcuda.RNNStates` of all steps as a third result; "gates" with the gates.
         """
+        weights = weights_of(self, self._flat_weights_names)
+        plain = not (self.bidirectional or self.proj_size or self.dropout or return_states)
+        if plain and lengths is None and resets is None and reset_state is None:
+            step = _backend.quick_step(self.cell_name, input, hx, weights, self.num_layers, self.batch_first)
+            if step is not None:
+                return step
         stack = Stack(
             CELLS[self.cell_name], type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
             self.training, self.batch_first, return_states,
         )  # fmt: skip
-        weights = [getattr(self, name) for name in self._flat_weights_names]
         return layers.run(stack, input, hx, weights, lengths, resets, reset_state)
 
     def flatten_parameters(self) -> None:
@@ -58,7 +65,7 @@ class SequenceLayer(torch.nn.RNNBase):
 
     @property
     def _flat_weights(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self._flat_weights_names]
+        return weights_of(self, self._flat_weights_names)
 
     @_flat_weights.setter
     def _flat_weights(self, value) -> None:

@@ -1,0 +1,70 @@
+// The three products of a step over B rows, with weights w [R, K] as they lie. Few rows: own kernels, each of which
+// reads or writes every weight once, in order; more: ATen.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "cpu/kernels.h"
+
+namespace seq::ops::few_rows {
+
+constexpr int64_t kFew = 4, kWeightsPerTask = 32768;
+
+// Rows of `width` numbers per task.
+inline int64_t grain(int64_t width) { return std::max<int64_t>(4, kWeightsPerTask / std::max<int64_t>(width, 1)); }
+
+template <class T>
+at::Tensor matrix(const T* at, int64_t rows, int64_t columns) {
+  return at::from_blob(const_cast<T*>(at), {rows, columns}, at::CppTypeToScalarType<T>::value);
+}
+
+// out [B, ldo] = x [B, K] w^T (+ bias), the first R of each row; for B <= kFew.
+template <class T>
+void dot(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const T* x, int64_t B, const T* bias, T* out,
+         int64_t ldo) {
+  at::parallel_for(0, R, grain(K),
+                   [&](int64_t begin, int64_t end) { kernels.dot_rows(w, K, begin, end, K, x, B, bias, out, ldo); });
+}
+
+// out [B, R] = x [B, K] w^T (+ bias)
+template <class T>
+void multiply(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const T* x, int64_t B, const T* bias,
+              T* out) {
+  if (B <= kFew) return dot(kernels, w, R, K, x, B, bias, out, R);
+  at::Tensor to = matrix(out, B, R);
+  if (bias)
+    at::addmm_out(to, matrix(bias, 1, R), matrix(x, B, K), matrix(w, R, K).t());
+  else
+    at::mm_out(to, matrix(x, B, K), matrix(w, R, K).t());
+}
+
+// out [B, K] = d [B, R] w, or += it.
+template <class T>
+void add_transposed(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const T* d, int64_t B, bool add,
+                    T* out) {
+  if (B <= kFew) {
+    at::parallel_for(0, K, grain(R),
+                     [&](int64_t begin, int64_t end) { kernels.add_rows(w, K, R, begin, end, d, B, add, out, K); });
+    return;
+  }
+  at::Tensor to = matrix(out, B, K);
+  if (add)
+    to.addmm_(matrix(d, B, R), matrix(w, R, K));
+  else
+    at::mm_out(to, matrix(d, B, R), matrix(w, R, K));
+}
+
+// out [R, K] = d [B, R]^T x [B, K]
+template <class T>
+void outer(const cpu::Kernels<T>& kernels, const T* d, const T* x, int64_t B, int64_t R, int64_t K, T* out) {
+  if (B <= kFew) {
+    at::parallel_for(0, R, grain(K),
+                     [&](int64_t begin, int64_t end) { kernels.outer_rows(d, R, begin, end, x, B, K, out); });
+    return;
+  }
+  at::Tensor to = matrix(out, R, K);
+  at::mm_out(to, matrix(d, B, R).t(), matrix(x, B, K));
+}
+
+}  // namespace seq::ops::few_rows

@@ -1,0 +1,271 @@
+#include "ops/step.h"
+
+#include <ATen/EmptyTensor.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "ops/cpu_common.h"
+
+namespace seq::ops {
+
+namespace {
+
+at::Tensor empty(at::IntArrayRef shape, const at::Tensor& like) {
+  return at::detail::empty_cpu(shape, like.scalar_type());
+}
+
+template <class T>
+const T* data(const at::Tensor& t) {
+  return t.defined() ? t.const_data_ptr<T>() : nullptr;
+}
+
+// One step as the walks see it: everything is alive, in order, and the only step.
+struct OneStep {
+  explicit OneStep(int64_t batch) : alive(batch), start{0, batch}, plan{1, batch, &alive, start, nullptr} {}
+  OneStep(const OneStep&) = delete;
+  int64_t alive, start[2];
+  Plan plan;
+};
+
+struct Sizes {
+  Sizes(const CellCounts& cell, const StepTensors& t, int64_t batch)
+      : B(batch), I(t.w_ih.size(1)), H(t.w_hh.size(1)), GH(t.w_hh.size(0)), extra(cell.states - 1), saved(cell.saved) {}
+  int64_t B, I, H, GH, extra, saved;
+  // What the backward needs of the forward, in one buffer: the saved values, c and h of the step, which the caller is
+  // free to change.
+  int64_t c_at() const { return saved * B * H; }
+  int64_t h_at() const { return c_at() + extra * B * H; }
+  int64_t kept() const { return h_at() + B * H; }
+};
+
+template <class T>
+void set_walk(Walk<T>& walk, const OneStep& one, const Sizes& n, T* kept) {
+  walk.plan = &one.plan;
+  walk.hidden = walk.width = walk.y_stride = n.H;
+  walk.state_plane = walk.c_all_plane = n.B * n.H;
+  if (kept == nullptr) return;
+  walk.y = kept + n.h_at();
+  walk.c_all = kept + n.c_at();
+  walk.saved = kept;
+}
+
+// `kept` is undefined in inference.
+template <class T>
+void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const StepOutputs& out,
+             const at::Tensor& kept) {
+  const cpu::Kernels<T>& kernels = *cpu::kernels<T>(cell.index);
+  const std::unique_ptr<T[]> gates(new T[(2 * n.GH + n.H) * n.B]);
+  T *gx = gates.get(), *gh = gx + n.B * n.GH, *zeros = gh + n.B * n.GH;
+  T* h = out.h.mutable_data_ptr<T>();
+  const OneStep one(n.B);
+  Forward<T> f;
+  set_walk(f, one, n, kept.defined() ? kept.mutable_data_ptr<T>() : nullptr);
+  if (f.y == nullptr) f.y = h;
+  few_rows::multiply(kernels, data<T>(t.w_ih), n.GH, n.I, data<T>(t.x), n.B, data<T>(t.b_ih), gx);
+  if (t.h.defined()) {
+    few_rows::multiply<T>(kernels, data<T>(t.w_hh), n.GH, n.H, data<T>(t.h), n.B, nullptr, gh);
+  } else {
+    std::fill_n(gh, n.B * n.GH, T(0));
+    std::fill_n(zeros, n.B * n.H, T(0));
+  }
+  f.gx = gx;
+  f.b_hh = data<T>(t.b_hh);
+  f.h[0] = t.h.defined() ? const_cast<T*>(data<T>(t.h)) : zeros;
+  f.h[1] = h;
+  if (n.extra > 0) {
+    f.c = out.c.mutable_data_ptr<T>();
+    if (t.c.defined())
+      std::copy_n(data<T>(t.c), n.B * n.H, f.c);
+    else
+      std::fill_n(f.c, n.B * n.H, T(0));
+  }
+  for_places(n.B, n.GH, [&](const cpu::Share& share) { kernels.forward_phase[0](f, share, 0, gh); });
+  if (out.y.defined()) std::copy_n(h, n.B * n.H, out.y.mutable_data_ptr<T>());
+}
+
+// In the order of StepTensors.
+enum Input { kX, kH, kC, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kInputs };
+
+std::array<const at::Tensor*, kInputs> in_order(const StepTensors& t) {
+  return {&t.x, &t.h, &t.c, &t.w_ih, &t.w_hh, &t.b_ih, &t.b_hh};
+}
+
+using Gradients = std::array<at::Tensor, kInputs>;
+
+// dh, dc: undefined for zeros.
+template <class T>
+Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept, const at::Tensor& dh,
+                   const at::Tensor& dc, const std::array<bool, kInputs>& needs) {
+  const cpu::Kernels<T>& kernels = *cpu::kernels<T>(cell.index);
+  const int64_t B = t.x.numel() / t.w_ih.size(1);
+  const Sizes n(cell, t, B);
+  const int64_t BH = B * n.H;
+  const auto like = [&](Input which) { return empty(in_order(t)[which]->sizes(), t.x); };
+  const auto start_with = [&](const at::Tensor& from, T* to) {
+    if (from.defined())
+      std::copy_n(data<T>(from.contiguous()), BH, to);
+    else
+      std::fill_n(to, BH, T(0));
+  };
+  const int64_t copies = cell.same_grads ? 1 : 2;
+  const std::unique_ptr<T[]> scratch(new T[copies * B * n.GH + 2 * BH]);
+  T *dgx = scratch.get(), *dgh = dgx + (copies - 1) * B * n.GH;
+  Gradients g;
+  if (needs[kH]) g[kH] = like(kH);
+  if (needs[kC]) g[kC] = like(kC);
+
+  const OneStep one(B);
+  Backward<T> b;
+  set_walk(b, one, n, const_cast<T*>(data<T>(kept)));
+  b.h0 = data<T>(t.h), b.c0 = data<T>(t.c);
+  b.dgx = dgx, b.dgh = dgh;
+  b.dh = needs[kH] ? g[kH].mutable_data_ptr<T>() : dgh + B * n.GH;
+  start_with(dh, b.dh);
+  if (n.extra > 0) {
+    b.dc = needs[kC] ? g[kC].mutable_data_ptr<T>() : dgh + B * n.GH + BH;
+    start_with(dc, b.dc);
+  }
+  for_places(B, n.GH, [&](const cpu::Share& share) { kernels.backward_phase[0](b, share, 0, nullptr); });
+
+  if (needs[kH]) few_rows::add_transposed(kernels, data<T>(t.w_hh), n.GH, n.H, dgh, B, true, b.dh);
+  if (needs[kX]) {
+    g[kX] = like(kX);
+    few_rows::add_transposed(kernels, data<T>(t.w_ih), n.GH, n.I, dgx, B, false, g[kX].mutable_data_ptr<T>());
+  }
+  if (needs[kWeightIh]) {
+    g[kWeightIh] = like(kWeightIh);
+    few_rows::outer(kernels, dgx, data<T>(t.x), B, n.GH, n.I, g[kWeightIh].mutable_data_ptr<T>());
+  }
+  if (needs[kWeightHh]) {
+    g[kWeightHh] = like(kWeightHh);
+    if (t.h.defined())
+      few_rows::outer(kernels, dgh, data<T>(t.h), B, n.GH, n.H, g[kWeightHh].mutable_data_ptr<T>());
+    else
+      g[kWeightHh].zero_();
+  }
+  const auto sum = [&](Input which, const T* rows) {
+    if (!needs[which]) return;
+    g[which] = like(which);
+    T* to = g[which].template mutable_data_ptr<T>();
+    std::copy_n(rows, n.GH, to);
+    for (int64_t i = 1; i < B; ++i)
+      for (int64_t j = 0; j < n.GH; ++j) to[j] += rows[i * n.GH + j];
+  };
+  sum(kBiasIh, dgx);
+  sum(kBiasHh, dgh);
+  return g;
+}
+
+StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
+                    std::optional<at::IntArrayRef> output, at::Tensor* kept) {
+  const Sizes n(cell, t, batch);
+  StepOutputs out{output ? empty(*output, t.x) : at::Tensor(), empty(states, t.x),
+                  n.extra > 0 ? empty(states, t.x) : at::Tensor()};
+  if (kept) *kept = empty(n.kept(), t.x);
+  if (t.x.scalar_type() == at::kDouble)
+    forward<double>(cell, t, n, out, kept ? *kept : at::Tensor());
+  else
+    forward<float>(cell, t, n, out, kept ? *kept : at::Tensor());
+  return out;
+}
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+OptionalTensor optional(const at::Tensor& t) { return t.defined() ? OptionalTensor(t) : OptionalTensor(); }
+at::Tensor or_undefined(const OptionalTensor& t) { return t.has_value() ? *t : at::Tensor(); }
+
+// The same through the op pair, whose backward can be differentiated again: seqcuda/autograd.py.
+Gradients backward_with_graph(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept,
+                              const at::Tensor& dh, const at::Tensor& dc, const std::array<bool, kInputs>& needs) {
+  namespace py = pybind11;
+  const py::gil_scoped_acquire gil;
+  const py::object result =
+      py::module_::import("seqcuda.autograd")
+          .attr("step_backward")(cpu::kernels<float>(cell.index)->name, needs, optional(dh), optional(dc),
+                                 optional(t.x), optional(t.h), optional(t.c), optional(t.w_ih), optional(t.w_hh),
+                                 optional(t.b_ih), optional(t.b_hh), kept);
+  Gradients g;
+  const auto given = result.cast<std::vector<OptionalTensor>>();
+  std::transform(given.begin(), given.end(), g.begin(), or_undefined);
+  return g;
+}
+
+class StepFunction : public torch::autograd::Function<StepFunction> {
+ public:
+  // h, then c and y where there are such.
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const OptionalTensor& h,
+                               const OptionalTensor& c, const at::Tensor& w_ih, const at::Tensor& w_hh,
+                               const OptionalTensor& b_ih, const OptionalTensor& b_hh, const CellCounts& cell,
+                               int64_t batch, at::IntArrayRef states, std::optional<at::IntArrayRef> output) {
+    const StepTensors t{x, or_undefined(h), or_undefined(c), w_ih, w_hh, or_undefined(b_ih), or_undefined(b_hh)};
+    at::Tensor kept;
+    const StepOutputs out = compute(cell, t, batch, states, output, &kept);
+    ctx->saved_data["cell"] = static_cast<int64_t>(cell.index);
+    ctx->save_for_backward({kept, t.x, t.h, t.c, t.w_ih, t.w_hh, t.b_ih, t.b_hh});
+    ctx->set_materialize_grads(false);
+    variable_list results{out.h};
+    if (out.c.defined()) results.push_back(out.c);
+    if (out.y.defined()) results.push_back(out.y);
+    return results;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    constexpr int kArguments = kInputs + 4;
+    const variable_list kept = ctx->get_saved_variables();
+    const StepTensors t{kept[1], kept[2], kept[3], kept[4], kept[5], kept[6], kept[7]};
+    const CellCounts cell = cell_counts(static_cast<int>(ctx->saved_data["cell"].toInt()));
+    std::array<bool, kInputs> needs{};
+    size_t edge = 0;
+    for (int i = 0; i < kInputs; ++i) needs[i] = in_order(t)[i]->defined() && ctx->needs_input_grad(edge++);
+
+    const size_t states = static_cast<size_t>(cell.states);
+    at::Tensor dh = grads[0], dc = states > 1 ? grads[1] : at::Tensor();
+    if (grads.size() > states && grads[states].defined()) {
+      const at::Tensor& dy = grads[states];
+      dh = dh.defined() ? dh + dy.reshape(dh.sizes()) : dy;
+    }
+    variable_list out(kArguments);
+    if (!dh.defined() && !dc.defined()) return out;
+    Gradients g = at::GradMode::is_enabled()         ? backward_with_graph(cell, t, kept[0], dh, dc, needs)
+                  : t.x.scalar_type() == at::kDouble ? ops::backward<double>(cell, t, kept[0], dh, dc, needs)
+                                                     : ops::backward<float>(cell, t, kept[0], dh, dc, needs);
+    std::move(g.begin(), g.end(), out.begin());
+    return out;
+  }
+};
+
+}  // namespace
+
+bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dtype, int64_t B, int64_t H) {
+  if (cell.phases > 1 || cell.states > 2 || (dtype != at::kFloat && dtype != at::kDouble)) return false;
+  if (B == 0 || H == 0 || t.w_ih.dim() != 2 || t.w_hh.dim() != 2) return false;
+  const int64_t rows = cell.gates * H, I = t.w_ih.size(1);
+  if (t.w_ih.size(0) != rows || t.w_hh.size(0) != rows || t.w_hh.size(1) != H) return false;
+  if (t.x.defined() && t.x.size(-1) != I) return false;
+  const int64_t numbers[kInputs] = {B * I, B * H, B * H, rows * I, rows * H, rows, rows};
+  for (int i = 0; i < kInputs; ++i) {
+    const at::Tensor& given = *in_order(t)[i];
+    if (given.defined() && (given.scalar_type() != dtype || given.numel() != numbers[i] || !given.is_contiguous()))
+      return false;
+  }
+  return true;
+}
+
+StepOutputs step(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
+                 std::optional<at::IntArrayRef> output) {
+  bool graph = false;
+  if (at::GradMode::is_enabled())
+    for (const at::Tensor* given : in_order(t)) graph = graph || (given->defined() && given->requires_grad());
+  if (!graph) return compute(cell, t, batch, states, output, nullptr);
+  const variable_list results = StepFunction::apply(t.x, optional(t.h), optional(t.c), t.w_ih, t.w_hh, optional(t.b_ih),
+                                                    optional(t.b_hh), cell, batch, states, output);
+  const bool has_c = cell.states > 1;
+  return {output ? results[has_c ? 2 : 1] : at::Tensor(), results[0], has_c ? results[1] : at::Tensor()};
+}
+
+}  // namespace seq::ops

@@ -1,0 +1,187 @@
+"""One step by the shortest way: what takes it, what does not, and that it gives what the reference gives."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+import seqcuda
+import seqcuda.testing
+from seqcuda import _backend
+
+pytestmark = pytest.mark.skipif(_backend.compiled is None, reason="the extension is deliberately not built")
+
+MODULES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
+CELL_OF = {"RNN": "rnn_tanh", "LSTM": "lstm", "GRU": "gru"}
+
+
+def flat(result) -> list[torch.Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else [t for part in result for t in flat(part)]
+
+
+def call(kind, batch=3, layers=1, batch_first=False, bias=True, initial=True):
+    """A module in double, its input and the tensors of its hx; batch None: unbatched."""
+    torch.manual_seed(0)
+    rows = () if batch is None else (batch,)
+    if kind.endswith("Cell"):
+        module, leading, states = getattr(seqcuda, kind)(4, 5, bias=bias), rows, rows
+    else:
+        module = getattr(seqcuda, kind)(4, 5, layers, bias=bias, batch_first=batch_first)
+        leading, states = ((*rows, 1) if batch_first and rows else (1, *rows)), (layers, *rows)
+    count = (2 if "LSTM" in kind else 1) if initial else 0
+    x, *hx = (torch.randn(*shape, dtype=torch.float64) for shape in ((*leading, 4), *[(*states, 5)] * count))
+    return module.double(), x, hx
+
+
+def as_hx(tensors):
+    return None if not tensors else tuple(tensors) if len(tensors) == 2 else tensors[0]
+
+
+def quick(module, x, hx, weights=None):
+    """The quick way alone: None where it is not taken."""
+    kind = type(module).__name__
+    layers = 0 if kind.endswith("Cell") else module.num_layers
+    weights = list(module.parameters()) if weights is None else weights
+    name = CELL_OF[kind.removesuffix("Cell")]
+    return _backend.quick_step(name, x, as_hx(hx), weights, layers, getattr(module, "batch_first", False))
+
+
+def results(module, x, hx, backend, dtype=torch.float64):
+    """Outputs and the gradients of everything."""
+    module = deepcopy(module).to(dtype)
+    x, *hx = (t.to(dtype, copy=True).requires_grad_() for t in (x, *hx))
+    with seqcuda.backend(backend):
+        outputs = flat(module(x, as_hx(hx)))
+    loss = sum((t * torch.linspace(-1, 1, t.numel(), dtype=dtype).view(t.shape)).sum() for t in outputs)
+    return [*outputs, *torch.autograd.grad(loss, [x, *hx, *module.parameters()])]
+
+
+@pytest.mark.parametrize("initial", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batch", [None, 1, 3, 9])
+@pytest.mark.parametrize("kind", MODULES)
+def test_gives_what_the_reference_gives(kind, batch, bias, initial):
+    for layers, batch_first in [(1, False)] if kind.endswith("Cell") else [(1, False), (3, False), (2, True)]:
+        given = call(kind, batch, layers, batch_first, bias, initial)
+        assert quick(*given) is not None
+        exact = results(*given, "reference")
+        for dtype in (torch.float64, torch.float32):
+            for ours, wanted in zip(results(*given, "auto", dtype), exact, strict=True):
+                seqcuda.testing.assert_close_to_exact(ours, wanted)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_derivatives_of_both_orders(kind):
+    for initial in (True, False):
+        module, x, hx = call(kind, batch=2, initial=initial)
+        states = len(hx)
+
+        def function(x, *rest, module=module, states=states):
+            result = quick(module, x, rest[:states], list(rest[states:]))
+            assert result is not None
+            return tuple(flat(result))
+
+        inputs = [t.detach().requires_grad_() for t in (x, *hx, *module.parameters())]
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_single_gradient(kind):
+    """A gradient does not depend on which others are asked for, nor on an earlier backward."""
+    module, x, hx = call(kind)
+    inputs = [x, *hx, *module.parameters()]
+    for t in inputs:
+        t.requires_grad_()
+    loss = sum(t.sum() for t in flat(module(x, as_hx(hx))))
+    expected = torch.autograd.grad(loss, inputs, retain_graph=True)
+    assert all(map(torch.equal, torch.autograd.grad(loss, inputs), expected))
+    for wanted, gradient in zip(inputs, expected, strict=True):
+        for t in inputs:
+            t.requires_grad_(t is wanted)
+        loss = sum(t.sum() for t in flat(module(x, as_hx(hx))))
+        assert torch.equal(torch.autograd.grad(loss, wanted)[0], gradient)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_output_alone(kind):
+    module, x, hx = call(kind)
+    count = len(flat(module(x, as_hx(hx))))
+    for i in range(count):
+        gradients = []
+        for backend in ("auto", "reference"):
+            with seqcuda.backend(backend):
+                output = flat(module(x, as_hx(hx)))[i]
+            gradients.append(torch.autograd.grad(output.sum(), list(module.parameters())))
+        for ours, theirs in zip(*gradients, strict=True):
+            seqcuda.testing.assert_close_to_exact(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_results_are_the_callers(kind):
+    """They may be changed before the backward, and share no memory."""
+    module, x, hx = call(kind)
+    expected = torch.autograd.grad(sum(t.sum() for t in flat(module(x, as_hx(hx)))), list(module.parameters()))
+    outputs = flat(module(x, as_hx(hx)))
+    assert len({t.data_ptr() for t in (*outputs, *hx)}) == len(outputs) + len(hx)
+    with torch.no_grad():
+        for t in outputs:
+            t.detach().zero_()
+    loss = sum(t.sum() for t in outputs)
+    assert all(map(torch.equal, torch.autograd.grad(loss, list(module.parameters())), expected))
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_what_goes_the_general_way(kind):
+    module, x, hx = call(kind)
+    weights = list(module.parameters())
+    assert quick(module, x, hx) is not None
+
+    class Subclass(torch.Tensor):
+        pass
+
+    assert quick(module, x.as_subclass(Subclass), hx) is None
+    assert quick(module, x.float(), hx) is None
+    assert quick(module, x[..., :3], hx) is None
+    assert quick(module, x.repeat(*[2] * x.dim()), hx) is None
+    assert quick(module, torch.randn(4, *x.shape[:-1], dtype=x.dtype).movedim(0, -1), hx) is None
+    assert quick(module, x, [t[..., :4] for t in hx]) is None
+    assert quick(module, x, [t.unsqueeze(0) for t in hx]) is None
+    assert quick(module, x, [*hx, hx[0]]) is None
+    assert quick(module, x, hx, weights[:-1]) is None
+    assert quick(module, x, hx, [w.t() if w.dim() == 2 else w for w in weights]) is None
+    assert quick(module, x.numpy(), hx) is None
+    assert quick(module, x.to("meta"), hx) is None
+    for name in ("reference", *seqcuda.engines()):
+        with seqcuda.backend(name):
+            assert quick(module, x, hx) is None
+    with torch.autocast("cpu"):
+        assert quick(module, x, hx) is None
+    with torch.autograd.forward_ad.dual_level():
+        assert quick(module, torch.autograd.forward_ad.make_dual(x, x), hx) is None
+    seen = []
+    torch.func.vmap(lambda x: seen.append(quick(module, x, hx)) or x)(torch.stack([x, x]))
+    torch.func.grad(lambda x: seen.append(quick(module, x, hx)) or x.sum())(x)
+    assert seen == [None, None]
+    with torch._subclasses.FakeTensorMode():
+        assert quick(module, torch.empty(x.shape), hx) is None
+    for half in (torch.bfloat16, torch.float16):
+        assert quick(module.to(half), x.to(half), [t.to(half) for t in hx]) is None
+
+
+def test_inference_mode():
+    module, x, hx = call("LSTMCell")
+    with torch.inference_mode():
+        assert all(t.is_inference() for t in quick(module, x, hx))
+
+
+def test_saved_tensors_are_checked():
+    """What torch.autograd promises: a tensor that the backward needs and that was changed is an error."""
+    module, x, hx = call("GRUCell")
+    h = module(x, hx[0])
+    with torch.no_grad():
+        module.weight_hh.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        h.sum().backward()
