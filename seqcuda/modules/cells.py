@@ -43,10 +43,12 @@ class GRUCell(torch.nn.GRUCell):
 
     reset_after = True
 
-    def __init__(self, *args, reset_after: bool = True, **kwargs):
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device=None, dtype=None, *, reset_after: bool = True
+    ):
         if not isinstance(reset_after, bool):
             raise TypeError(f"reset_after should be of type bool, got: {type(reset_after).__name__}")
-        super().__init__(*args, **kwargs)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
         self.reset_after = reset_after
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:

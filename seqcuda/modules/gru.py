@@ -25,10 +25,10 @@ class GRU(SequenceLayer, torch.nn.GRU):
 
     reset_after = True
 
-    def __init__(self, *args, reset_after: bool = True, **kwargs):
+    def __init__(self, *args, reset_after: bool = True, device=None, dtype=None, **kwargs):
         if not isinstance(reset_after, bool):
             raise TypeError(f"reset_after should be of type bool, got: {type(reset_after).__name__}")
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
         self.reset_after = reset_after
 
     @property

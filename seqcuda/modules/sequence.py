@@ -15,6 +15,11 @@ from .weights import weights_of
 class SequenceLayer(torch.nn.RNNBase):
     """Base of the sequence layers. A subclass says its `cell_name` and derives from torch.nn's class as well."""
 
+    def __init__(self, *args, device=None, dtype=None, **kwargs):
+        # torch.nn.utils.skip_init takes modules whose signature names `device`; torch.nn's own does not.
+        factory = {"device": device, "dtype": dtype}
+        super().__init__(*args, **kwargs, **{k: v for k, v in factory.items() if v is not None})
+
     @property
     def cell_name(self) -> str:
         raise NotImplementedError
