@@ -32,7 +32,7 @@ LAYERS = (
     ("layers",),
     ("functional",),
     ("modules",),
-    ("convert", "explain"),
+    ("convert", "explain", "onnx"),
     ("__init__",),
     ("shapes", "testing"),
     ("bench", "selftest"),
