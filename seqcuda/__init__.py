@@ -6,6 +6,7 @@ from .convert import Conversion, convert
 from .explain import explain
 from .layers import RNNStates
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .stream import Stream
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "RNNStates",
+    "Stream",
     "__version__",
     "backend",
     "convert",

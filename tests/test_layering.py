@@ -30,7 +30,7 @@ LAYERS = (
     ("checks",),
     ("forms",),
     ("layers",),
-    ("functional",),
+    ("functional", "stream"),
     ("modules",),
     ("convert", "explain", "onnx"),
     ("__init__",),

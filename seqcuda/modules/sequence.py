@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _backend, layers
+from .. import _backend, checks, layers
 from ..cells import CELLS
 from ..layers import Stack
+from ..stream import Stream, check_one_direction
 from .weights import weights_of
 
 
@@ -50,17 +51,59 @@ class SequenceLayer(torch.nn.RNNBase):
             reset_state: as hx, or broadcastable to it; zeros by default. It can be learned.
             return_states: True for `seqcuda.RNNStates` of all steps as a third result; "gates" with the gates.
         """
+        return self._run(self.batch_first, input, hx, lengths, resets, reset_state, return_states)
+
+    def step(
+        self,
+        input: Tensor,
+        hx: Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+        reset_state: Tensor | tuple[Tensor, Tensor] | None = None,
+    ):
+        """One step of all layers: the output and the new state, which is the hx of the next step. Differentiable.
+
+        Args:
+            input: ``(B, I)``, or ``(I,)``.
+            hx: ``(L, B, P)``; for an LSTM a tuple of it and c ``(L, B, H)``; without B for input ``(I,)``; zeros by
+                default.
+            resets: bool ``(B,)``, or a scalar for input ``(I,)``: rows that begin anew, from `reset_state`.
+            reset_state: as hx, or broadcastable to it; zeros by default.
+
+        Raises:
+            ValueError: the layer is bidirectional.
+        """
+        name = f"{type(self).__name__}.step"
+        check_one_direction(name, self.bidirectional)
+        checks.check_cell_input(name, input, self.weight_ih_l0)
+        if resets is not None:
+            resets = checks.as_resets(name, resets, tuple(input.shape[:-1]), input.device).unsqueeze(0)
+        y, hx = self._run(False, input.unsqueeze(0), hx, None, resets, reset_state, False)
+        return y.squeeze(0), hx
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """The layer with a state of its own, called once for each step, for inference: see `seqcuda.Stream`.
+
+        Raises:
+            ValueError: the layer is bidirectional.
+        """
+        return Stream(self._stack(False, False), weights_of(self, self._flat_weights_names), batch_size)
+
+    def _run(self, batch_first: bool, input, hx, lengths, resets, reset_state, return_states):
         weights = weights_of(self, self._flat_weights_names)
         plain = not (self.bidirectional or self.proj_size or self.dropout or return_states)
         if plain and lengths is None and resets is None and reset_state is None:
-            step = _backend.quick_step(self.cell_name, input, hx, weights, self.num_layers, self.batch_first)
+            step = _backend.quick_step(self.cell_name, input, hx, weights, self.num_layers, batch_first)
             if step is not None:
                 return step
-        stack = Stack(
-            CELLS[self.cell_name], type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
-            self.training, self.batch_first, return_states,
-        )  # fmt: skip
+        stack = self._stack(batch_first, return_states)
         return layers.run(stack, input, hx, weights, lengths, resets, reset_state)
+
+    def _stack(self, batch_first: bool, return_states: bool | str) -> Stack:
+        return Stack(
+            CELLS[self.cell_name], type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
+            self.training, batch_first, return_states,
+        )  # fmt: skip
 
     def flatten_parameters(self) -> None:
         """Nothing: the weights are used where they are."""
