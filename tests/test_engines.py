@@ -243,3 +243,12 @@ def test_other_threads_and_workers(program):
         capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("backend", seqcuda.engines())
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_no_input_features(cell, backend):
+    problem = Problem(cell, T=5, B=4, I=0)
+    exact = outputs_and_gradients(problem, torch.float64, "reference")
+    for ours, wanted in zip(outputs_and_gradients(problem, torch.float64, backend), exact, strict=True):
+        assert_close_to_exact(ours, wanted)

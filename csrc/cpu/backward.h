@@ -120,17 +120,20 @@ struct BackwardWalk {
   template <class Out>
   static SEQ_INLINE void multiply(const T* panels, int64_t K, const T* a, int64_t lda, int64_t units,
                                   const Share& share, int64_t rows, Out out) {
-    const int64_t blocks = blocks_of(units, kBlock);
-    alignas(64) T tile[kTile * kBlock];
-    for (int64_t b = share.first(blocks); b < share.last(blocks); ++b)
+    const int64_t last = share.last(blocks_of(units, kBlock));
+    alignas(64) T tile[tile_size<T>(kUnitVectors)];
+    for (int64_t b = share.first(blocks_of(units, kBlock)), done = 1; b < last; b += done)
       for (int64_t i = 0; i < rows; i += kTile) {
         const int count = static_cast<int>(rows - i < kTile ? rows - i : kTile);
-        product<T, kUnitVectors>(count, panels + b * K * kBlock, K, a + i * lda, lda, tile);
-        for (int r = 0; r < count; ++r)
-          for (int j = 0; j < kUnitVectors; ++j) {
-            const int64_t u = b * kBlock + j * kWidth;
-            if (u < units) out(share.row_begin + i + r, u, units - u, L::load(tile + (r * kUnitVectors + j) * kWidth));
-          }
+        const int64_t left = rows <= kTile ? last - b : 1;
+        done = product<T, kUnitVectors>(count, panels + b * K * kBlock, left, K, a + i * lda, lda, tile);
+        for (int64_t p = 0; p < done; ++p)
+          for (int r = 0; r < count; ++r)
+            for (int j = 0; j < kUnitVectors; ++j) {
+              const int64_t u = (b + p) * kBlock + j * kWidth;
+              if (u >= units) break;
+              out(share.row_begin + i + r, u, units - u, L::load(tile + ((p * count + r) * kUnitVectors + j) * kWidth));
+            }
       }
   }
 

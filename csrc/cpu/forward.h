@@ -110,22 +110,25 @@ struct ForwardWalk {
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
     const T* from = kPhase == 0 ? f.h[k % 2] : f.operand;
     T* next = f.h[(k + 1) % 2];
-    alignas(64) T tile[kTile * kVectors * kWidth];
-    for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
+    alignas(64) T tile[tile_size<T>(kVectors)];
+    const int64_t last = share.last(blocks);
+    for (int64_t b = share.first(blocks), done = 1; b < last; b += done) {
       const T* panel = panels.phase[kPhase] + b * K * kVectors * kWidth;
       for (int64_t i = share.row_begin; i < share.row_begin + rows; i += kTile) {
         const int count = static_cast<int>(share.row_begin + rows - i < kTile ? share.row_begin + rows - i : kTile);
-        product<T, kVectors>(count, panel, K, from + i * K, K, tile);
-        for (int r = 0; r < count; ++r) {
-          const Row row = row_at(f, t, t_next, i + r);
-          const int64_t dense = f.plan->start[t] + i + r, saved_row = f.saved_row(t, i + r);
-          for (int j = 0; j < kUnitVectors; ++j) {
-            const int64_t u = b * kBlock + j * kWidth, n = f.hidden - u;
-            if (n <= 0) break;
-            cell<kPhase>(f, row, dense, saved_row, f.h[k % 2], next, u, n, tile + (r * kVectors + j) * kWidth, kBlock,
-                         kWidth);
+        // Several panels at once only where one tile has all rows.
+        done = product<T, kVectors>(count, panel, rows <= kTile ? last - b : 1, K, from + i * K, K, tile);
+        for (int64_t p = 0; p < done; ++p)
+          for (int r = 0; r < count; ++r) {
+            const Row row = row_at(f, t, t_next, i + r);
+            const int64_t dense = f.plan->start[t] + i + r, saved_row = f.saved_row(t, i + r);
+            for (int j = 0; j < kUnitVectors; ++j) {
+              const int64_t u = (b + p) * kBlock + j * kWidth, n = f.hidden - u;
+              if (n <= 0) break;
+              cell<kPhase>(f, row, dense, saved_row, f.h[k % 2], next, u, n,
+                           tile + ((p * count + r) * kVectors + j) * kWidth, kBlock, kWidth);
+            }
           }
-        }
       }
     }
   }
@@ -135,11 +138,11 @@ struct ForwardWalk {
     constexpr int kVectors = kProjectionVectors, kTile = tile_rows(kVectors);
     const int64_t blocks = blocks_of(f.width, kProjectionBlock);
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
-    alignas(64) T tile[kTile * kVectors * kWidth];
+    alignas(64) T tile[tile_size<T>(kVectors)];
     for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
       for (int64_t i = share.row_begin; i < share.row_begin + rows; i += kTile) {
         const int count = static_cast<int>(share.row_begin + rows - i < kTile ? share.row_begin + rows - i : kTile);
-        product<T, kVectors>(count, panels.projection + b * f.hidden * kProjectionBlock, f.hidden,
+        product<T, kVectors>(count, panels.projection + b * f.hidden * kProjectionBlock, 1, f.hidden,
                              f.operand + i * f.hidden, f.hidden, tile);
         for (int r = 0; r < count; ++r) {
           const Row row = row_at(f, t, t_next, i + r);

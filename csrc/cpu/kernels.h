@@ -30,6 +30,20 @@ struct Panels {
   const T* projection = nullptr;
 };
 
+// out [M, N] = a [M, K] b, + bias or + out. a is [M, lda], or [K, lda] where it is transposed; b in panels.
+template <class T>
+struct Gemm {
+  const T* a = nullptr;
+  int64_t lda = 0;
+  bool transposed = false;
+  const T* panels = nullptr;
+  int64_t K = 0, N = 0;
+  const T* bias = nullptr;
+  bool add = false;
+  T* out = nullptr;
+  int64_t ldo = 0;
+};
+
 constexpr int kMaxPhases = 2;
 
 template <class T>
@@ -38,13 +52,17 @@ struct Kernels {
   int gates, states, saved, phases;
   int phase_begin[kMaxPhases + 1];
   bool same_grads, projects;
-  int64_t forward_block, projection_block, backward_block;  // units per panel
+  int64_t forward_block, projection_block, backward_block, gemm_block;  // units per panel
 
   // Panels [begin, end) of one weight matrix.
   void (*pack_gates)(const T* w, int64_t ld, int64_t hidden, int first, int last, int64_t K, int64_t block,
                      int64_t begin, int64_t end, T* out);
   void (*pack_columns)(const T* w, int64_t ld, int64_t columns, int64_t rows, int64_t block, int64_t begin, int64_t end,
                        T* out);
+
+  // Rows [begin, end) of out, from a multiple of gemm_rows on.
+  int64_t gemm_rows;
+  void (*gemm)(const Gemm<T>&, int64_t begin, int64_t end);
 
   // Rows [begin, end) of w times the `batch` rows of x, weights as they lie.
   void (*dot_rows)(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,

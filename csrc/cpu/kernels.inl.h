@@ -11,6 +11,7 @@
 #include "engine/cell_traits.h"
 
 namespace seq::SEQ_ISA {
+using cpu::Gemm;
 using cpu::Panels;
 using cpu::Share;
 }  // namespace seq::SEQ_ISA
@@ -18,6 +19,7 @@ using cpu::Share;
 #include "cpu/backward.h"
 #include "cpu/dot.h"
 #include "cpu/forward.h"
+#include "cpu/gemm.h"
 
 namespace seq::SEQ_ISA {
 
@@ -33,6 +35,7 @@ constexpr cpu::Kernels<T> table_of() {
   for (int p = 0; p <= Traits::phases(); ++p) k.phase_begin[p] = Traits::phase_begin(p);
   k.same_grads = Traits::kSameGrads, k.projects = Traits::projects();
   k.forward_block = F::kBlock, k.projection_block = F::kProjectionBlock, k.backward_block = B::kBlock;
+  k.gemm_block = GemmWalk<T>::kBlock, k.gemm_rows = GemmWalk<T>::kCopied, k.gemm = &GemmWalk<T>::run;
   k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;
   k.dot_rows = &dot_rows<T>, k.add_rows = &add_rows<T>, k.outer_rows = &outer_rows<T>;
   k.forward = &F::run, k.backward = &B::run;

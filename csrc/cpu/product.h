@@ -2,8 +2,11 @@
 // registers.
 //
 // panel: K lines of kVectors vectors, aligned to 64 bytes (see pack.h), streamed once per tile of rows and shared by
-// all tiles of the batch while it lies in L1. a: rows lda apart, one broadcast per row and k. With few rows, K is
-// unrolled over independent accumulators, so that the latency of the multiply-add is hidden.
+// all tiles of the batch while it lies in L1. a: rows lda apart, one broadcast per row and k.
+//
+// Every element is one chain of multiply-adds over k = 0, 1, .., in this order and in no other, so that its bits depend
+// neither on the number of rows nor on which rows share its tile. With few rows the chains are too few to hide the
+// latency of the multiply-add: there several panels are walked side by side.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -17,72 +20,85 @@ constexpr int tile_rows(int vectors) {
   return rows > 8 ? 8 : rows;
 }
 
-template <class T, int kRows, int kVectors>
+// Panels side by side for a tile of `rows` rows.
+constexpr int panels_at_once(int rows, int vectors) { return (kLatencyCover + rows * vectors - 1) / (rows * vectors); }
+
+// Numbers in the largest tile.
+template <class T>
+constexpr int64_t tile_size(int vectors) {
+  const int most = panels_at_once(1, vectors), rows = tile_rows(vectors);
+  int size = rows;
+  for (int r = 1; r <= most; ++r) size = r * panels_at_once(r, vectors) > size ? r * panels_at_once(r, vectors) : size;
+  return size * vectors * Lanes<T>::kWidth;
+}
+
+// tile: [kPanels][kRows][kVectors lanes]; panels K lines apart.
+template <class T, int kRows, int kVectors, int kPanels>
 __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* a, int64_t lda, T* tile) {
   using L = Lanes<T>;
-  constexpr int kUnroll = (kLatencyCover + kRows * kVectors - 1) / (kRows * kVectors);
-  L acc[kUnroll][kRows][kVectors];
+  L acc[kPanels][kRows][kVectors];
 #pragma GCC unroll 8
-  for (int u = 0; u < kUnroll; ++u)
+  for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) acc[u][r][j] = L(T(0));
+      for (int j = 0; j < kVectors; ++j) acc[p][r][j] = L(T(0));
 
-  auto line = [&](int u, int64_t k) __attribute__((always_inline)) {
-    const T* p = panel + k * (kVectors * L::kWidth);
-    if constexpr (kRows <= kVectors) {
+  for (int64_t k = 0; k < K; ++k) {
+    const T* line = panel + k * (kVectors * L::kWidth);
+    if constexpr (kPanels > 1 || kRows <= kVectors) {
       L x[kRows];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) x[r] = L(a[r * lda + k]);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) {
-        const L w = L::load(p + j * L::kWidth);
+      for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) acc[u][r][j] = acc[u][r][j] + x[r] * w;
-      }
+        for (int j = 0; j < kVectors; ++j) {
+          const L w = L::load(line + p * K * (kVectors * L::kWidth) + j * L::kWidth);
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) acc[p][r][j] = acc[p][r][j] + x[r] * w;
+        }
     } else {
       L w[kVectors];
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) w[j] = L::load(p + j * L::kWidth);
+      for (int j = 0; j < kVectors; ++j) w[j] = L::load(line + j * L::kWidth);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const L x(a[r * lda + k]);
 #pragma GCC unroll 8
-        for (int j = 0; j < kVectors; ++j) acc[u][r][j] = acc[u][r][j] + x * w[j];
+        for (int j = 0; j < kVectors; ++j) acc[0][r][j] = acc[0][r][j] + x * w[j];
       }
     }
-  };
-  int64_t k = 0;
-  for (; k + kUnroll <= K; k += kUnroll)
-#pragma GCC unroll 8
-    for (int u = 0; u < kUnroll; ++u) line(u, k + u);
-  for (; k < K; ++k) line(0, k);
+  }
 
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
+  for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
-    for (int j = 0; j < kVectors; ++j) {
-      L sum = acc[0][r][j];
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-      for (int u = 1; u < kUnroll; ++u) sum = sum + acc[u][r][j];
-      sum.store(tile + (r * kVectors + j) * L::kWidth);
-    }
+      for (int j = 0; j < kVectors; ++j) acc[p][r][j].store(tile + ((p * kRows + r) * kVectors + j) * L::kWidth);
 }
 
 template <class T>
 using ProductFn = void (*)(const T*, int64_t, const T*, int64_t, T*);
 
-// The microkernels of 1 .. tile_rows(kVectors) rows, by number of rows.
+// The microkernels of 1 .. tile_rows(kVectors) rows, by number of rows, of one panel or of several.
 template <class T, int kVectors, int... kRows>
-constexpr ProductFn<T> product_of(int rows, std::integer_sequence<int, kRows...>) {
-  constexpr ProductFn<T> table[] = {&product_tile<T, kRows + 1, kVectors>...};
-  return table[rows - 1];
+constexpr ProductFn<T> product_of(int rows, bool several, std::integer_sequence<int, kRows...>) {
+  constexpr ProductFn<T> one[] = {&product_tile<T, kRows + 1, kVectors, 1>...};
+  constexpr ProductFn<T> all[] = {&product_tile<T, kRows + 1, kVectors, panels_at_once(kRows + 1, kVectors)>...};
+  return (several ? all : one)[rows - 1];
 }
 
+// The tiles of `rows` rows for panels from `panel` on, of which there are `left`: as many as are done at once, which
+// is the result. The tile of panel p starts at p * rows * kVectors vectors.
 template <class T, int kVectors>
-SEQ_INLINE void product(int rows, const T* panel, int64_t K, const T* a, int64_t lda, T* tile) {
-  product_of<T, kVectors>(rows, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda, tile);
+SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda, T* tile) {
+  const int several = panels_at_once(rows, kVectors);
+  const int count = left >= several ? several : 1;
+  product_of<T, kVectors>(rows, count > 1, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda,
+                                                                                                   tile);
+  return count;
 }
 
 }  // namespace seq::SEQ_ISA

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cpu/instruction_set.h"
-#include "ops/few_rows.h"
 #include "ops/layer.h"
+#include "ops/packed_product.h"
 #include "ops/team.h"
 
 namespace seq::ops {
@@ -49,8 +49,8 @@ inline at::Tensor chunk_rows_of(const at::Tensor& flat, const PlanStorage& plan,
   return flat.index_select(0, plan.data_rows.narrow(0, c.r0, c.rows()));
 }
 
-// out = a w^T (+ bias), all contiguous but for the leading dimensions of a and out. Few rows: the own kernel, which
-// reads w as it lies; else ATen.
+// out = a w^T (+ bias), all contiguous but for the leading dimensions of a and out, w used once. Few rows: the own
+// kernel, which reads w as it lies; else ATen.
 template <class T>
 void product_into(const cpu::Kernels<T>& kernels, at::Tensor out, const at::Tensor& a, const at::Tensor& w,
                   const at::Tensor& bias) {
@@ -62,15 +62,6 @@ void product_into(const cpu::Kernels<T>& kernels, at::Tensor out, const at::Tens
   } else {
     at::mm_out(out, a, w.t());
   }
-}
-
-template <class T, class Pack>
-at::Tensor packed(const at::Tensor& like, int64_t blocks, int64_t numel_per_block, const Pack& pack) {
-  at::Tensor out = at::empty({blocks * numel_per_block}, like.options());
-  T* to = out.template mutable_data_ptr<T>();
-  at::parallel_for(0, blocks, std::max<int64_t>(1, 65536 / std::max<int64_t>(numel_per_block, 1)),
-                   [&](int64_t begin, int64_t end) { pack(begin, end, to); });
-  return out;
 }
 
 // Panels and the tensors that hold them.

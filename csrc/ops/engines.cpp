@@ -10,11 +10,11 @@ Choice choose_engine(const Layer& layer, const std::string& asked) {
   if (asked == "panel") return {Engine::kPanel, "asked for by name"};
   if (asked == "stepwise") return {Engine::kStepwise, "asked for by name"};
   TORCH_CHECK_VALUE(asked == "auto", "seqcuda: engine must be auto, panel or stepwise, got '", asked, "'");
-  // Packing W_hh costs about as much as four products with one row.
+  // Packing the weights costs about as much as four products with one row.
   constexpr int64_t kRowsThatPayForPacking = 4;
   if (layer.rows < kRowsThatPayForPacking || layer.steps < 2)
-    return {Engine::kStepwise, "too few rows and steps to pay for packing W_hh"};
-  return {Engine::kPanel, "enough steps to pay for packing W_hh"};
+    return {Engine::kStepwise, "too few rows and steps to pay for packing the weights"};
+  return {Engine::kPanel, "enough steps to pay for packing the weights"};
 }
 
 }  // namespace seq::ops

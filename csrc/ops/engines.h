@@ -8,7 +8,8 @@
 
 namespace seq::ops {
 
-// panel: W_hh packed once per call, own product microkernel with the cell fused to it, one parallel region per chunk.
+// panel: the weights packed once per call, own product microkernel with the cell fused to it, one parallel region per
+//   chunk. The bits of a row depend on that row alone: not on the batch, its order, padding, chunks or threads.
 // stepwise: an ATen product per step and phase, then the fused cell.
 enum class Engine { kPanel, kStepwise };
 

@@ -24,6 +24,7 @@ template <class T>
 struct DirectionBackward {
   DirectionWeights weights, grads;
   PackedWeights<T> packed;
+  PackedMatrix<T> w_ih;  // for dx
   Backward<T> b;
   Forward<T> again;  // for the gates that lean training did not keep
   at::Tensor dh, dc, dgx, dgh, dh_out, saved, product;
@@ -31,14 +32,6 @@ struct DirectionBackward {
 
 at::Tensor empty_like_if(bool wanted, const at::Tensor& t) {
   return wanted && t.defined() ? at::empty_like(t) : at::Tensor();
-}
-
-// out = a b for the first chunk, out += a b for the others.
-void accumulate(bool first, at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
-  if (first)
-    at::mm_out(out, a, b);
-  else
-    out.addmm_(a, b);
 }
 
 void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
@@ -128,10 +121,12 @@ class LayerBackward {
         empty_like_if(needs_.weight(d, 0), dir.weights.w_ih), empty_like_if(needs_.weight(d, 1), dir.weights.w_hh),
         empty_like_if(needs_.weight(d, 2), dir.weights.b_ih), empty_like_if(needs_.weight(d, 3), dir.weights.b_hh),
         empty_like_if(needs_.weight(d, 4), dir.weights.w_hr)};
-    if (engine_ == Engine::kPanel)
+    if (engine_ == Engine::kPanel) {
       dir.packed = pack_backward(kernels_, layer_, dir.weights);
-    else
+      if (needs_.x) dir.w_ih = PackedMatrix<T>::of(kernels_, dir.weights.w_ih);
+    } else {
       dir.product = at::empty({B * std::max(H, P)}, options_);
+    }
     set_walk(b, a_, layer_, plan_, d, h0_, c0_, resets_, reset_h_, reset_c_, y_, c_all_);
     if (grad_y_.defined()) {
       b.dy = grad_y_.template const_data_ptr<T>() + d * P;
@@ -195,12 +190,13 @@ class LayerBackward {
     dir.b.saved_first = dir.again.saved_first = dir.again.gx_first = c.r0;
     if (c.rows() == 0) return;
     at::Tensor gx = at::empty({c.rows(), G * H}, options_);
-    product_into(kernels_, gx, x, dir.weights.w_ih, dir.weights.b_ih);
+    multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
     dir.again.gx = gx.template const_data_ptr<T>();
     at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
     for (int p = 0; p < kernels_.phases; ++p) {
       const int64_t first = kernels_.phase_begin[p] * H, last = kernels_.phase_begin[p + 1] * H;
-      const at::Tensor gh = at::mm(p == 0 ? entering : operand, dir.weights.w_hh.narrow(0, first, last - first).t());
+      at::Tensor gh = at::empty({c.rows(), last - first}, options_);
+      multiply_transposed(gh, p == 0 ? entering : operand, dir.weights.w_hh.narrow(0, first, last - first), {});
       const T* product = gh.template const_data_ptr<T>();
       T* next = operand.defined() ? operand.template mutable_data_ptr<T>() : nullptr;
       for_steps(c,
@@ -243,12 +239,14 @@ class LayerBackward {
     if (needs_.x) {
       if (plan_.data_rows.defined()) {
         const at::Tensor rows = plan_.data_rows.narrow(0, c.r0, c.rows());
-        dx_.index_add_(0, rows, at::mm(dgx, dir.weights.w_ih));
+        at::Tensor dense = at::empty({c.rows(), layer_.input}, options_);
+        times_w_ih(dir, dgx, dense, false);
+        dx_.index_add_(0, rows, dense);
       } else {
-        accumulate(dx_once_, dx_.narrow(0, c.r0, c.rows()), dgx, dir.weights.w_ih);
+        times_w_ih(dir, dgx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
       }
     }
-    if (g.w_ih.defined()) accumulate(first, g.w_ih, dgx.t(), x);
+    if (g.w_ih.defined()) multiply(g.w_ih, dgx.t(), x, !first);
     if (g.b_ih.defined()) accumulate_sum(first, g.b_ih, dgx);
     if (g.b_hh.defined()) accumulate_sum(first, g.b_hh, dgh);
     if (g.w_hh.defined()) {
@@ -258,14 +256,39 @@ class LayerBackward {
         if (p > 0)
           operand =
               gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](dir.b, s, k, to); }, c);
-        accumulate(first, g.w_hh.narrow(0, begin, count), dgh.narrow(1, begin, count).t(), operand);
+        multiply(g.w_hh.narrow(0, begin, count), dgh.narrow(1, begin, count).t(), operand, !first);
       }
     }
     if (g.w_hr.defined()) {
       const at::Tensor unprojected =
           gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(dir.b, s, k, to); }, c);
-      accumulate(first, g.w_hr, dir.dh_out.narrow(0, 0, c.rows()).t(), unprojected);
+      multiply(g.w_hr, dir.dh_out.narrow(0, 0, c.rows()).t(), unprojected, !first);
     }
+  }
+
+  // out = a b, or out += a b.
+  void multiply(at::Tensor out, const at::Tensor& a, const at::Tensor& b, bool add) const {
+    if (engine_ == Engine::kPanel)
+      PackedMatrix<T>::of(kernels_, b).multiply(a, out, {}, add);
+    else if (add)
+      out.addmm_(a, b);
+    else
+      at::mm_out(out, a, b);
+  }
+
+  void times_w_ih(const DirectionBackward<T>& dir, const at::Tensor& dgx, at::Tensor out, bool add) const {
+    if (dir.w_ih.defined())
+      dir.w_ih.multiply(dgx, out, {}, add);
+    else
+      multiply(out, dgx, dir.weights.w_ih, add);
+  }
+
+  // out = a w^T (+ bias), for what lean training computes again.
+  void multiply_transposed(at::Tensor out, const at::Tensor& a, const at::Tensor& w, const at::Tensor& bias) const {
+    if (engine_ == Engine::kPanel)
+      PackedMatrix<T>::transposed(kernels_, w).multiply(a, out, bias);
+    else
+      product_into(kernels_, out, a, w, bias);
   }
 
   template <class Call>

@@ -11,6 +11,7 @@ template <class T>
 struct DirectionForward {
   DirectionWeights weights;
   PackedWeights<T> packed;
+  PackedMatrix<T> w_ih;
   Forward<T> f;
   at::Tensor h, c, operand, gx, scratch, gh;
 };
@@ -98,10 +99,12 @@ SequenceResult run(const Arguments& a, const Layer& layer, const std::string& sa
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = directions[d];
     dir.weights = direction_weights(a, layer, d);
-    if (engine == Engine::kPanel)
+    if (engine == Engine::kPanel) {
       dir.packed = pack_forward(kernels, layer, dir.weights);
-    else
+      dir.w_ih = PackedMatrix<T>::transposed(kernels, dir.weights.w_ih);
+    } else {
       dir.gh = at::empty({B * std::max(G * H, P)}, options);
+    }
     set_walk(dir.f, a, layer, plan, d, h0, c0, resets, reset_h, reset_c, y, c_all);
     dir.h = at::empty({2, B, P}, options);
     dir.gx = at::empty({chunk_rows, G * H}, options);
@@ -134,9 +137,12 @@ SequenceResult run(const Arguments& a, const Layer& layer, const std::string& sa
       const Chunk chunk = chunk_of(plan, k0, k1, a.reverse[d]);
       dir.f.gx_first = chunk.r0;
       if (scratch) dir.f.saved_first = chunk.r0;
-      if (chunk.rows() > 0)
-        product_into(kernels, dir.gx.narrow(0, 0, chunk.rows()), chunk_rows_of(x, plan, chunk), dir.weights.w_ih,
-                     dir.weights.b_ih);
+      if (chunk.rows() == 0) continue;
+      const at::Tensor gx = dir.gx.narrow(0, 0, chunk.rows()), rows = chunk_rows_of(x, plan, chunk);
+      if (dir.w_ih.defined())
+        dir.w_ih.multiply(rows, gx, dir.weights.b_ih);
+      else
+        product_into(kernels, gx, rows, dir.weights.w_ih, dir.weights.b_ih);
     }
     if (engine == Engine::kPanel) {
       team.run(plan, [&](int64_t d, const cpu::Share& share) {
