@@ -110,23 +110,33 @@ struct ForwardWalk {
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
     const T* from = kPhase == 0 ? f.h[k % 2] : f.operand;
     T* next = f.h[(k + 1) % 2];
-    alignas(64) T tile[tile_size<T>(kVectors)];
+    // Where one tile does not hold all rows, kDepth lines of the panel lie in L1 while a group of tiles passes by.
+    constexpr int64_t kLine = kVectors * kWidth, kDepth = (24 << 10) / (kLine * sizeof(T)), kGroup = 8 * kTile;
+    constexpr int64_t kOfOneTile = tile_size<T>(kVectors);
+    alignas(64) T tile[kOfOneTile > kGroup * kLine ? kOfOneTile : kGroup * kLine];
     const int64_t last = share.last(blocks);
     for (int64_t b = share.first(blocks), done = 1; b < last; b += done) {
-      const T* panel = panels.phase[kPhase] + b * K * kVectors * kWidth;
-      for (int64_t i = share.row_begin; i < share.row_begin + rows; i += kTile) {
-        const int count = static_cast<int>(share.row_begin + rows - i < kTile ? share.row_begin + rows - i : kTile);
-        // Several panels at once only where one tile has all rows.
-        done = product<T, kVectors>(count, panel, rows <= kTile ? last - b : 1, K, from + i * K, K, tile);
+      const T* panel = panels.phase[kPhase] + b * K * kLine;
+      for (int64_t i0 = 0; i0 < rows; i0 += kGroup) {
+        const int64_t first = share.row_begin + i0, count = rows - i0 < kGroup ? rows - i0 : kGroup;
+        if (rows <= kTile) {
+          done = product<T, kVectors>(static_cast<int>(rows), panel, last - b, K, from + first * K, K, tile);
+        } else {
+          for (int64_t k0 = 0; k0 < K; k0 += kDepth)
+            for (int64_t i = 0; i < count; i += kTile)
+              product<T, kVectors>(static_cast<int>(count - i < kTile ? count - i : kTile), panel + k0 * kLine, 1,
+                                   K - k0 < kDepth ? K - k0 : kDepth, from + (first + i) * K + k0, K, tile + i * kLine,
+                                   k0 > 0);
+        }
         for (int64_t p = 0; p < done; ++p)
-          for (int r = 0; r < count; ++r) {
-            const Row row = row_at(f, t, t_next, i + r);
-            const int64_t dense = f.plan->start[t] + i + r, saved_row = f.saved_row(t, i + r);
+          for (int64_t i = 0; i < count; ++i) {
+            const Row row = row_at(f, t, t_next, first + i);
+            const int64_t dense = f.plan->start[t] + first + i, saved_row = f.saved_row(t, first + i);
             for (int j = 0; j < kUnitVectors; ++j) {
               const int64_t u = (b + p) * kBlock + j * kWidth, n = f.hidden - u;
               if (n <= 0) break;
               cell<kPhase>(f, row, dense, saved_row, f.h[k % 2], next, u, n,
-                           tile + ((p * count + r) * kVectors + j) * kWidth, kBlock, kWidth);
+                           tile + ((p * count + i) * kVectors + j) * kWidth, kBlock, kWidth);
             }
           }
       }

@@ -9,23 +9,77 @@ namespace seq::SEQ_ISA {
 
 SEQ_INLINE int64_t blocks_of(int64_t units, int64_t block) { return (units + block - 1) / block; }
 
+// Lanes of a (0 ..) and b (kWidth ..) by index.
+template <class V, int... kIndex>
+SEQ_INLINE V picked(V a, V b, std::integer_sequence<int, kIndex...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, kIndex...);
+#else
+  typedef std::conditional_t<sizeof(V{}[0]) == 4, int32_t, int64_t> Index;
+  typedef Index Mask __attribute__((vector_size(sizeof(V))));
+  return __builtin_shuffle(a, b, Mask{kIndex...});
+#endif
+}
+
+// Exchanges the off-diagonal blocks of kStep lanes between rows that lie kStep apart: blocks of 1, 2, 4, .. lanes in
+// turn transpose a square.
+template <class T, int kStep, int... kLane>
+SEQ_INLINE void exchange(Lanes<T>& a, Lanes<T>& b, std::integer_sequence<int, kLane...>) {
+  constexpr int kWidth = Lanes<T>::kWidth;
+  using Low = std::integer_sequence<int, ((kLane & kStep) == 0 ? kLane : kWidth + kLane - kStep)...>;
+  using High = std::integer_sequence<int, ((kLane & kStep) == 0 ? kLane + kStep : kWidth + kLane)...>;
+  const Lanes<T> low = picked(a.v, b.v, Low{});
+  b = picked(a.v, b.v, High{});
+  a = low;
+}
+
+template <class T, int kStep = 1>
+SEQ_INLINE void transpose(Lanes<T>* rows) {
+  constexpr int kWidth = Lanes<T>::kWidth;
+  if constexpr (kStep < kWidth) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i)
+      if ((i & kStep) == 0) exchange<T, kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, kWidth>{});
+    transpose<T, 2 * kStep>(rows);
+  }
+}
+
+// to[k * line + j] = from[j * ld + k] for j < kWidth and k < K.
+template <class T>
+SEQ_INLINE void pack_lanes(const T* from, int64_t ld, int64_t K, T* to, int64_t line) {
+  using L = Lanes<T>;
+  int64_t k = 0;
+  for (; k + L::kWidth <= K; k += L::kWidth) {
+    L rows[L::kWidth];
+#pragma GCC unroll 16
+    for (int j = 0; j < L::kWidth; ++j) rows[j] = L::load(from + j * ld + k);
+    transpose(rows);
+#pragma GCC unroll 16
+    for (int j = 0; j < L::kWidth; ++j) rows[j].store(to + (k + j) * line);
+  }
+  for (; k < K; ++k)
+    for (int j = 0; j < L::kWidth; ++j) to[k * line + j] = from[j * ld + k];
+}
+
 template <class T>
 void pack_gates(const T* w, int64_t ld, int64_t hidden, int first, int last, int64_t K, int64_t block, int64_t begin,
                 int64_t end, T* out) {
+  constexpr int kWidth = Lanes<T>::kWidth;
   const int64_t gates = last - first, line = gates * block;
-  constexpr int64_t kChunk = 16;
   for (int64_t b = begin; b < end; ++b) {
     T* panel = out + b * K * line;
-    for (int64_t k0 = 0; k0 < K; k0 += kChunk) {
-      const int64_t k1 = k0 + kChunk < K ? k0 + kChunk : K;
-      for (int64_t g = 0; g < gates; ++g)
-        for (int64_t j = 0; j < block; ++j) {
-          const int64_t u = b * block + j;
-          const T* from = w + ((first + g) * hidden + u) * ld;
-          T* to = panel + g * block + j;
-          for (int64_t k = k0; k < k1; ++k) to[k * line] = u < hidden ? from[k] : T(0);
+    for (int64_t g = 0; g < gates; ++g)
+      for (int64_t j0 = 0; j0 < block; j0 += kWidth) {
+        const int64_t u = b * block + j0, count = hidden - u;
+        const T* from = w + ((first + g) * hidden + u) * ld;
+        T* to = panel + g * block + j0;
+        if (count >= kWidth) {
+          pack_lanes(from, ld, K, to, line);
+        } else {
+          for (int64_t k = 0; k < K; ++k)
+            for (int64_t j = 0; j < kWidth; ++j) to[k * line + j] = j < count ? from[j * ld + k] : T(0);
         }
-    }
+      }
   }
 }
 

@@ -5,8 +5,9 @@
 // all tiles of the batch while it lies in L1. a: rows lda apart, one broadcast per row and k.
 //
 // Every element is one chain of multiply-adds over k = 0, 1, .., in this order and in no other, so that its bits depend
-// neither on the number of rows nor on which rows share its tile. With few rows the chains are too few to hide the
-// latency of the multiply-add: there several panels are walked side by side.
+// neither on the number of rows nor on which rows share its tile. A chain may be cut and go on from what the tile
+// holds. With few rows the chains are too few to hide the latency of the multiply-add: there several panels are walked
+// side by side.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -32,9 +33,9 @@ constexpr int64_t tile_size(int vectors) {
   return size * vectors * Lanes<T>::kWidth;
 }
 
-// tile: [kPanels][kRows][kVectors lanes]; panels K lines apart.
+// tile: [kPanels][kRows][kVectors lanes], which the chains go on from where `on`; panels K lines apart.
 template <class T, int kRows, int kVectors, int kPanels>
-__attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* a, int64_t lda, T* tile) {
+__attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* a, int64_t lda, T* tile, bool on) {
   using L = Lanes<T>;
   L acc[kPanels][kRows][kVectors];
 #pragma GCC unroll 8
@@ -42,7 +43,8 @@ __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* 
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) acc[p][r][j] = L(T(0));
+      for (int j = 0; j < kVectors; ++j)
+        acc[p][r][j] = on ? L::load(tile + ((p * kRows + r) * kVectors + j) * L::kWidth) : L(T(0));
 
   for (int64_t k = 0; k < K; ++k) {
     const T* line = panel + k * (kVectors * L::kWidth);
@@ -80,7 +82,7 @@ __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* 
 }
 
 template <class T>
-using ProductFn = void (*)(const T*, int64_t, const T*, int64_t, T*);
+using ProductFn = void (*)(const T*, int64_t, const T*, int64_t, T*, bool);
 
 // The microkernels of 1 .. tile_rows(kVectors) rows, by number of rows, of one panel or of several.
 template <class T, int kVectors, int... kRows>
@@ -93,11 +95,12 @@ constexpr ProductFn<T> product_of(int rows, bool several, std::integer_sequence<
 // The tiles of `rows` rows for panels from `panel` on, of which there are `left`: as many as are done at once, which
 // is the result. The tile of panel p starts at p * rows * kVectors vectors.
 template <class T, int kVectors>
-SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda, T* tile) {
+SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda, T* tile,
+                       bool on = false) {
   const int several = panels_at_once(rows, kVectors);
   const int count = left >= several ? several : 1;
   product_of<T, kVectors>(rows, count > 1, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda,
-                                                                                                   tile);
+                                                                                                   tile, on);
   return count;
 }
 
