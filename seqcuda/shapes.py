@@ -29,7 +29,7 @@ SHAPES = (
     Shape("single step", T=1, B=1, I=256, H=256),  # an agent or a voice, one frame at a time
     Shape("narrow", T=1000, B=1, I=64, H=64),  # one long series
     Shape("agents", T=128, B=16, I=128, H=128),  # reinforcement learning
-    Shape("characters", T=64, B=32, I=64, H=128, layers=2),  # examples/char_lm.py
+    Shape("characters", T=64, B=32, I=64, H=128, layers=2),  # examples/language_model.py
     Shape("words", T=64, B=32, I=256, H=256),  # a language model
     Shape("many rows", T=64, B=256, I=128, H=128),
     Shape("translation", T=30, B=48, I=1024, H=1024),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 import torch
 
@@ -29,14 +31,68 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}; --help shows what there is")
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, *, out: str, backends: tuple[str, ...]) -> None:
-    """--cell, --backend, --device, --seed, --out, --resume. `backends`: the choices, the default first."""
-    parser.add_argument("--cell", choices=CELLS, default="lstm", help="recurrent cell")
+def add_common_arguments(
+    parser: argparse.ArgumentParser, *, out: str, cells: tuple[str, ...] = ("lstm", "gru", "rnn"),
+    backends: tuple[str, ...] = ("seqcuda", "torch", "both"), trains: bool = True,
+) -> None:  # fmt: skip
+    """--cell, --backend, --device, --seed, --out, and where the program `trains` --resume. `cells`, `backends`: the
+    choices, the default first."""
+    parser.add_argument("--cell", choices=cells, default=cells[0], help="recurrent cell")
     parser.add_argument("--backend", choices=backends, default=backends[0], help="whose layers compute")
     parser.add_argument("--device", default="auto", help="auto (cuda where there is one), cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=non_negative_int, default=1, help="of the weights and of all that is drawn")
-    parser.add_argument("--out", default=out, metavar="DIR", help="folder for checkpoint, metrics and pictures")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--out", default=out, metavar="DIR", help="folder for checkpoints, metrics and pictures")
+    if trains:
+        parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+
+
+class Until(NamedTuple):
+    """How long to train."""
+
+    count: int
+    unit: str  # "epochs" or "steps"
+
+    @classmethod
+    def of(cls, text: str, unit: str) -> Until:
+        return cls(positive_int(text), unit)
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.unit}"
+
+
+def add_training_arguments(
+    parser: argparse.ArgumentParser, *, lr: float, batch: int, epochs: int | None = None, steps: int | None = None,
+    every: int | None = None, clip: float = 0.0, weight_decay: float = 0.0, patience: int | None = None, twins: int = 1,
+):  # fmt: skip
+    """--steps, --epochs, --batch, --lr, ... with these defaults, `steps` or `epochs`; the group, to add others to."""
+    until = Until(epochs, "epochs") if epochs else Until(steps, "steps")
+    group = parser.add_argument_group("training")
+    for unit, what in (("epochs", "passes over the data"), ("steps", "training steps")):
+        group.add_argument(f"--{unit}", dest="until", type=functools.partial(Until.of, unit=unit), default=until,
+                           metavar="N", help=f"until when to train, in {what}")  # fmt: skip
+    group.add_argument("--every", type=positive_int, default=every, help="steps between validations, if not an epoch")
+    group.add_argument("--batch", type=positive_int, default=batch, help="rows of a training step")
+    group.add_argument("--lr", type=positive_float, default=lr, help="learning rate of Adam")
+    group.add_argument("--weight-decay", type=non_negative_float, default=weight_decay, help="of Adam")
+    group.add_argument("--clip", type=non_negative_float, default=clip, help="largest norm of the gradient, 0: any")
+    group.add_argument("--patience", type=non_negative_int, default=patience,
+                       help="validations without a better one after which the learning rate is halved")  # fmt: skip
+    group.add_argument("--twins", type=non_negative_int, default=twins, help="with both: trainings that set the bar")
+    return group
+
+
+def settings(args: argparse.Namespace, *later: str) -> dict:
+    """What a checkpoint must agree with: all arguments but the places, the length of the training, and `later`."""
+    free = {"data", "out", "device", "resume", "until", *later}
+    return {name: value for name, value in vars(args).items() if name not in free}
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Ends the program with the exit status of `main`, or with that of Ctrl-C."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def device(name: str) -> torch.device:
@@ -69,6 +125,11 @@ def positive_float(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
+
+
+def non_negative_float(text: str) -> float:
+    """For `type=`: a number from 0."""
+    return 0.0 if _number(text) == 0 else positive_float(text)
 
 
 def probability(text: str) -> float:

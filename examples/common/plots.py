@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from .files import replacing
 
 COLOURS = {"torch": "#6b7280", "seqcuda": "#d9480f"}
+COLOURS_OF_CELLS = {"rnn": "#2f9e44", "gru": "#1971c2", "lstm": "#d9480f"}
 matplotlib.use("Agg")
 
 

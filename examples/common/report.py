@@ -1,12 +1,8 @@
-"""What a training ends with: losses, times, the comparison of two libraries, metrics.json and loss.png.
-
-A run is anything with `name`, `losses` (of every step), `validations` ({"step", "seconds", "loss"}) and `seconds`.
-"""
+"""What a program ends with: figures, times, the comparison of the two libraries, metrics.json and loss.png."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+import argparse
 
 from rich.console import Console
 from rich.table import Table
@@ -16,25 +12,55 @@ from seqcuda import bench
 from . import agreement
 from .files import write_json
 from .plots import COLOURS, picture
+from .training import Run, Training
+
+NAMES = {"torch": "torch.nn", "seqcuda": "seqcuda"}
+console = Console(highlight=False, soft_wrap=True)
 
 
-def compare(runs: dict, checks: list[dict]) -> dict:
-    """Runs "torch", "seqcuda" and the twins of "torch": are the two the same training, and which is faster?
+def finish(program: str, args: argparse.Namespace, trainings: list[Training], *, data: str, figure: str, **more) -> int:
+    """Compare, show and write; the exit status of the program, 1 where the two libraries are not equal.
 
-    `checks`: from `agreement.within_rule`, each with its "step".
+    `data`: what was trained on. `figure`: what was reached, in words. `more`: further entries of metrics.json.
     """
-    torch_run, ours = runs["torch"], runs["seqcuda"]
-    peers = [run for name, run in runs.items() if name != "seqcuda"]
+    compared = {t.name: compare(t) for t in trainings if args.backend == "both"}
+    for training in trainings:
+        _show(training, compared.get(training.name))
+    console.print(figure, style="bold", markup=False)
+    out = trainings[0].out
+    _draw(trainings)
+    runs = [run for t in trainings for run in t.runs.values()]
+    measured = {
+        t.name: {
+            "runs": {run.name: {"seconds": run.seconds, "best step": run.best["step"], "losses": run.losses,
+                                "validations": run.validations} for run in t.runs.values()},
+            "comparison": compared.get(t.name),
+        }
+        for t in trainings
+    }  # fmt: skip
+    write_json(out / "metrics.json", {
+        "program": program, "data": data, "figure": figure,
+        "seconds": {name: sum(run.seconds for run in runs if run.name == name)
+                    for name in NAMES if name in trainings[0].runs},
+        "machine": bench.machine(trainings[0].device), "settings": {**vars(args), "steps": trainings[0].steps},
+        **more, "trainings": measured,
+    })  # fmt: skip
+    console.print(f"written: {out / 'metrics.json'}, {out / 'loss.png'} and what lies beside them")
+    return 0 if all(comparison["equal"] for comparison in compared.values()) else 1
+
+
+def compare(training: Training) -> dict:
+    """Are the runs "torch" and "seqcuda" the same training, and which is faster?"""
+    ours, peers = training.runs["seqcuda"], [run for name, run in training.runs.items() if name != "seqcuda"]
     curves = {}
     if len(peers) > 1:
         curves["training"] = _curve(ours.losses, [run.losses for run in peers])
         curves["validation"] = _curve(_validation(ours), [_validation(run) for run in peers])
     return {
-        "checks": checks,
+        "checks": training.checks,
         "curves": curves,
-        "seconds": {"torch": torch_run.seconds, "seqcuda": ours.seconds},
-        "ratio": bench.ratio(_interval_seconds(torch_run), _interval_seconds(ours)),
-        "equal": not any(check["broken"] for check in checks) and all(c["within"] for c in curves.values()),
+        "ratio": bench.ratio(_interval_seconds(peers[0]), _interval_seconds(ours)),
+        "equal": not any(check["broken"] for check in training.checks) and all(c["within"] for c in curves.values()),
     }
 
 
@@ -49,34 +75,26 @@ def _curve(ours: list[float], peers: list[list[float]]) -> dict:
     }
 
 
-def _validation(run) -> list[float]:
+def _validation(run: Run) -> list[float]:
     return [v["loss"] for v in run.validations]
 
 
-def _interval_seconds(run) -> list[float]:
+def _interval_seconds(run: Run) -> list[float]:
     ends = [v["seconds"] for v in run.validations]
     return [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
 
 
-def show(runs: dict, comparison: dict | None, sample: str, out: Path, per_step: int) -> None:
-    """Print it. `per_step`: characters of a training step."""
-    console = Console(highlight=False)
-    table = Table("library", "training loss", "validation loss", "perplexity", "time", "chars/s")
-    for run in (runs[name] for name in ("torch", "seqcuda") if name in runs):
-        last = run.validations[-1]["loss"]
-        table.add_row(
-            {"torch": "torch.nn"}.get(run.name, run.name), f"{run.losses[-1]:.4f}", f"{last:.4f}",
-            f"{math.exp(last):.2f}", f"{run.seconds:.1f} s", f"{len(run.losses) * per_step / run.seconds:,.0f}",
-        )  # fmt: skip
+def _show(training: Training, comparison: dict | None) -> None:
+    figures = [name for name in training.run.at_best if name not in ("step", "seconds")]
+    table = Table("library", "training loss", *(f"validation {name}" for name in figures), "time", "steps/s",
+                  title=training.name, title_justify="left")  # fmt: skip
+    for name, label in NAMES.items():
+        if run := training.runs.get(name):
+            table.add_row(label, f"{run.losses[-1]:.4f}", *(f"{run.at_best[name]:.4f}" for name in figures),
+                          f"{run.seconds:.1f} s", f"{run.step / run.seconds:,.0f}")  # fmt: skip
     console.print(table)
-    if comparison:
-        for line in _comparison_lines(comparison):
-            console.print(line, soft_wrap=True)
-    if sample:
-        console.rule("sample")
-        console.print(sample, markup=False, soft_wrap=True)
-        console.rule()
-    console.print(f"written: {out / 'loss.png'}, {out / 'metrics.json'}, {out / 'checkpoint.pt'}", soft_wrap=True)
+    for line in _comparison_lines(comparison) if comparison else []:
+        console.print(line)
 
 
 def _comparison_lines(comparison: dict) -> list[str]:
@@ -98,29 +116,26 @@ def _comparison_lines(comparison: dict) -> list[str]:
         )
     if comparison["curves"]:
         lines.append(
-            f"(the bar: {agreement.CHANCE} times how far torch.nn parts from itself, by then, when its hidden units "
-            "are numbered otherwise: the same network, rounded in another order)"
+            f"(the bar: {agreement.CHANCE} times how far torch.nn parts from itself, by then, when its weights are "
+            "rounded once more, at random, after every step)"
         )
     lines.append("the two trainings are equal within these bounds" if comparison["equal"] else "NOT EQUAL")
     return lines
 
 
-def write(out: Path, runs: dict, comparison: dict | None, more: dict) -> None:
-    """metrics.json, with `more` beside what is known here, and loss.png."""
-    measured = {
-        name: {"seconds": run.seconds, "losses": run.losses, "validations": run.validations}
-        for name, run in runs.items()
-    }
-    write_json(out / "metrics.json", {**more, "runs": measured, "comparison": comparison})
-    with picture(out / "loss.png", columns=2) as (by_step, by_time):
-        for name, style in (("torch", "-"), ("seqcuda", "--" if "torch" in runs else "-")):
-            if name not in runs:
-                continue
-            run, label = runs[name], {"torch": "torch.nn"}.get(name, name)
-            by_step.plot(range(1, len(run.losses) + 1), run.losses, style, color=COLOURS[name], alpha=0.35, lw=1)
-            for panel, key in ((by_step, "step"), (by_time, "seconds")):
-                points = [v[key] for v in run.validations], _validation(run)
-                panel.plot(*points, style, color=COLOURS[name], label=label, marker="o", ms=3)
-        by_step.set(xlabel="training step", ylabel="loss, nats per character", title="training (thin), validation")
+def _draw(trainings: list[Training]) -> None:
+    """loss.png: the losses over steps and over time."""
+    with picture(trainings[0].out / "loss.png", columns=2) as (by_step, by_time):
+        for k, training in enumerate(trainings):
+            for name, style in (("torch", "-"), ("seqcuda", "--" if "torch" in training.runs else "-")):
+                if not (run := training.runs.get(name)):
+                    continue
+                colour = COLOURS[name] if len(trainings) == 1 else f"C{k}"
+                by_step.plot(range(1, run.step + 1), run.losses, style, color=colour, alpha=0.35, lw=1)
+                label = NAMES[name] if len(trainings) == 1 else f"{training.name}, {NAMES[name]}"
+                for panel, key in ((by_step, "step"), (by_time, "seconds")):
+                    points = [v[key] for v in run.validations], _validation(run)
+                    panel.plot(*points, style, color=colour, label=label, marker="o", ms=3)
+        by_step.set(xlabel="training step", ylabel="loss", title="training (thin), validation")
         by_time.set(xlabel="seconds of training", ylabel="validation loss", title="the same over time")
-        by_time.legend(frameon=False)
+        by_time.legend(frameon=False, fontsize="small")

@@ -1,79 +1,102 @@
-"""A long text as numbers, cut for truncated backpropagation through time."""
+"""Text: reading files, words, and numbers for characters or words."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import re
 import zlib
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from torch import Tensor
 
 from .cli import fail
 
-SHORTEST = 1000  # characters; below it there is nothing to learn
+PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"
+_tokenizer = Tokenizer13a()
 
 
-def read(path: str) -> str:
-    """A UTF-8 text file, plain or gzip (told by its first bytes); what is none is one sentence and exit status 2."""
+def read(path: Path | str, encodings: tuple[str, ...] = ("utf-8-sig",)) -> str:
+    """A text file, plain or gzip (told by its first bytes), in the first of `encodings` that it is valid in; what is
+    none is one sentence and exit status 2."""
     try:
         data = Path(path).read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except FileNotFoundError:
-        fail(f"there is no text file {path}")
+        fail(f"there is no file {path}")
     except (gzip.BadGzipFile, EOFError, zlib.error):
         fail(f"{path} begins like a gzip file and cannot be unpacked")
     except OSError as error:
         fail(f"{path} cannot be read: {error.strerror}")
-    try:
-        text = data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        fail(f"{path} is not UTF-8 text (byte {error.start} does not belong there)")
-    if "\0" in text:
-        fail(f"{path} is a binary file, not a text")
+    text = _decoded(path, data, encodings).replace("\r\n", "\n")
+    if control := re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f]", text):
+        fail(f"{path} is a binary file or a text of another encoding (it holds the control character {control[0]!r})")
     if not text.strip():
         fail(f"{path} is empty")
-    if len(text) < SHORTEST:
-        fail(f"{path} is too short: {len(text)} characters, at least {SHORTEST} are needed")
     return text
 
 
+def _decoded(path: Path | str, data: bytes, encodings: tuple[str, ...]) -> str:
+    for encoding in encodings:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            place = error.start
+    names = " or ".join(encoding.upper().removesuffix("-SIG") for encoding in encodings)
+    fail(f"{path} is not {names} text (byte {place} does not belong there)")
+
+
+def find(folder: Path | str, name: str, *, needed: bool = True) -> Path | None:
+    """The file in `folder` whose name is, or ends with, `name`, as it is or gzip'd."""
+    if not Path(folder).is_dir():
+        fail(f"there is no folder {folder}")
+    found = sorted(p for p in Path(folder).iterdir() if p.name.removesuffix(".gz").endswith(name))
+    if not found and needed:
+        fail(f"the folder {folder} has no file {name} or {name}.gz")
+    return found[0] if found else None
+
+
+def digest(content: object) -> str:
+    """A short name for data, by which a checkpoint knows them again."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def words(line: str) -> list[str]:
+    """The words and punctuation marks of a line, in lower case: the tokenizer "13a" of BLEU."""
+    return _tokenizer(line).lower().split()
+
+
 class Vocabulary:
-    """The characters of a text, in a fixed order."""
+    """Tokens, characters or words, as numbers: the `special` ones first, then by frequency.
 
-    def __init__(self, text: str):
-        self.characters = "".join(sorted(set(text)))
-        self._index = {c: i for i, c in enumerate(self.characters)}
-
-    def __len__(self) -> int:
-        return len(self.characters)
-
-    def encode(self, text: str) -> Tensor:
-        """(len(text),) int64. A character that is not in the vocabulary is a KeyError."""
-        return torch.tensor([self._index[c] for c in text])
-
-    def decode(self, indices: list[int]) -> str:
-        return "".join(self.characters[i] for i in indices)
-
-
-class Streams:
-    """A text as `batch` streams read side by side, `length` characters at a time.
-
-    Window w continues where window w - 1 ended, in every stream, so that the state can be carried from one to the
-    next; after the last window of a round the text begins again, with a new state.
+    Only tokens that occur `at_least` times are taken. With UNKNOWN among the special ones it stands for all others;
+    without it another token is a KeyError.
     """
 
-    def __init__(self, codes: Tensor, batch: int, length: int, device: torch.device):
-        per_stream = codes.numel() // batch
-        self.windows = (per_stream - 1) // length  # of a round
-        self.length = length
-        self._streams = codes[: per_stream * batch].view(batch, per_stream).t().contiguous().to(device)
+    def __init__(self, tokens: Iterable[str], *, special: tuple[str, ...] = (), at_least: int = 1):
+        counts = Counter(tokens)
+        by_frequency = sorted((t for t, n in counts.items() if n >= at_least), key=lambda t: (-counts[t], t))
+        self.tokens = [*special, *(t for t in by_frequency if t not in special)]
+        self._index = {t: i for i, t in enumerate(self.tokens)}
+        self._unknown = self._index.get(UNKNOWN)
 
-    def starts_round(self, step: int) -> bool:
-        return step % self.windows == 0
+    def __len__(self) -> int:
+        return len(self.tokens)
 
-    def window(self, step: int) -> tuple[Tensor, Tensor]:
-        """Input and target, one character later, of training step `step`: (length, batch) int64 each."""
-        start = step % self.windows * self.length
-        return self._streams[start : start + self.length], self._streams[start + 1 : start + self.length + 1]
+    def __contains__(self, token: str) -> bool:
+        return token in self._index
+
+    def __getitem__(self, token: str) -> int:
+        return self._index[token] if self._unknown is None else self._index.get(token, self._unknown)
+
+    def encode(self, tokens: Iterable[str]) -> Tensor:
+        """(number of tokens,) int64."""
+        return torch.tensor([self[t] for t in tokens], dtype=torch.long)
+
+    def decode(self, indices: Iterable[int]) -> list[str]:
+        return [self.tokens[i] for i in indices]
