@@ -48,11 +48,11 @@ def arguments(given: list[str] | None):
     return parser.parse_args(given)
 
 
-def add_model_arguments(parser) -> None:
+def add_model_arguments(parser, layers: int = 2) -> None:
     size = parser.add_argument_group("model")
     size.add_argument("--embedding", type=cli.positive_int, default=64, help="width of a token's vector")
     size.add_argument("--hidden", type=cli.positive_int, default=128, help="hidden units of a layer")
-    size.add_argument("--layers", type=cli.positive_int, default=2, help="recurrent layers")
+    size.add_argument("--layers", type=cli.positive_int, default=layers, help="recurrent layers")
     size.add_argument("--dropout", type=cli.probability, default=0.0, help="between the recurrent layers")
 
 

@@ -87,6 +87,11 @@ def settings(args: argparse.Namespace, *later: str) -> dict:
     return {name: value for name, value in vars(args).items() if name not in free}
 
 
+def copied(args: argparse.Namespace, **changed) -> argparse.Namespace:
+    """The arguments with some of them changed."""
+    return argparse.Namespace(**{**vars(args), **changed})
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Ends the program with the exit status of `main`, or with that of Ctrl-C."""
     try:
