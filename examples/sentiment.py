@@ -93,7 +93,7 @@ class Sentiment(training.Task):
         """Favourable ones and others."""
         if not self.args.data:
             return generated.reviews(SENTENCES, self.args.seed)
-        files = [text.find(self.args.data, f".{kind}") for kind in ("pos", "neg")]
+        files = [text.find(self.args.data, f"*.{kind}") for kind in ("pos", "neg")]
         return tuple([line for line in text.read(f, ENCODINGS).split("\n") if text.words(line)] for f in files)
 
     def model(self, backend):

@@ -77,4 +77,4 @@ def test_bad_input(sentiment, reviews, tmp_path, capsys):
     (reviews / "rt-polarity.neg").write_text("one\ntwo\n")
     assert "too few sentences" in programs.refused(sentiment, capsys, *here)
     (reviews / "rt-polarity.neg").unlink()
-    assert "has no file .neg" in programs.refused(sentiment, capsys, *here)
+    assert "has no file *.neg" in programs.refused(sentiment, capsys, *here)

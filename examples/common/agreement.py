@@ -22,26 +22,35 @@ from seqcuda import testing
 # How much further than the twins from each other a correct implementation may be from torch.nn: the size of a
 # difference grown from rounding is chance, and the twins are few.
 CHANCE = 10
+ROUNDINGS = 4
 
 
 def within_rule(ours: torch.nn.Module, rival: torch.nn.Module, loss: Callable[[torch.nn.Module], Tensor]) -> dict:
     """Loss and gradients of `ours` with the weights of `rival`, against float64, without dropout.
 
-    Returns the largest error of each side, in units of the largest magnitude, and whether the rule holds.
+    The error of a side is the largest over ROUNDINGS weights that differ by rounding: where terms cancel, as in the
+    gradients of a softmax, a single error is a matter of luck.
+
+    Returns the largest error of each side, in units of the largest magnitude, and what breaks the rule.
     """
     ours, rival = _without_dropout(ours), _without_dropout(rival)
-    ours.load_state_dict(rival.state_dict())
-    exact = _loss_and_gradients(copy.deepcopy(rival).double(), loss)
-    theirs = _loss_and_gradients(rival, loss)
+    errors = {"ours": {}, "torch": {}}
+    for seed in range(ROUNDINGS):
+        if seed:
+            jitter(rival, seed)
+        ours.load_state_dict(rival.state_dict())
+        exact = _loss_and_gradients(copy.deepcopy(rival).double(), loss)
+        for side, model in (("ours", ours), ("torch", rival)):
+            for name, found in _loss_and_gradients(model, loss).items():
+                error = testing.error(found, exact[name])
+                errors[side][name] = max(error, errors[side].get(name, 0.0))
     report = {"ours": 0.0, "torch": 0.0, "broken": []}
-    for name, actual in _loss_and_gradients(ours, loss).items():
-        scale = exact[name].abs().max().item() or 1.0
-        report["ours"] = max(report["ours"], testing.error(actual, exact[name]) / scale)
-        report["torch"] = max(report["torch"], testing.error(theirs[name], exact[name]) / scale)
-        try:
-            testing.assert_within_rule(actual, theirs[name], exact[name], name=name)
-        except AssertionError as error:
-            report["broken"].append(str(error))
+    for name, actual in errors["ours"].items():
+        theirs, unit = errors["torch"][name], testing.ulp(exact[name], torch.float32)
+        for side, error in (("ours", actual), ("torch", theirs)):
+            report[side] = max(report[side], error / (exact[name].abs().max().item() or 1.0))
+        if actual > 2 * theirs + testing.FEW_ULP * unit:  # the tolerance rule
+            report["broken"].append(f"{name} (error {actual:.1e}, torch.nn's {theirs:.1e}, an ulp {unit:.1e})")
     return report
 
 

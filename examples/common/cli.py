@@ -145,6 +145,11 @@ def probability(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """For `type=`: a number from 0 to 1."""
+    return 1.0 if _number(text) == 1 else probability(text)
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

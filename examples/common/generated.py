@@ -33,3 +33,84 @@ def reviews(count: int, seed: int) -> tuple[list[str], list[str]]:
         return clause(good != overruled) + draw.choice(OVERRULED if overruled else JOINED) + clause(good)
 
     return tuple([sentence(good) for _ in range(count)] for good in (True, False))
+
+
+# Words that are a noun in one place and a verb in another stand in both lists: their tag is known by their neighbours.
+LEXICON = {
+    "DET": "the a every this that some".split(),
+    "ADJ": "light open old quiet cold dry clean warm".split(),
+    "NOUN": "light dry run watch fish walk plant book cook harbour keeper lamp".split(),
+    "VERB": "light open run watch fish walk plant book cook clean mend find".split(),
+    "AUX": "can will must may".split(),
+    "ADV": "often never slowly again".split(),
+    "ADP": "near behind with under".split(),
+    "PRON": "they we you".split(),
+}
+CLAUSES = (
+    "DET NOUN AUX VERB DET NOUN", "PRON VERB DET ADJ NOUN", "PRON AUX ADV VERB DET NOUN ADP DET NOUN",
+    "DET ADJ NOUN AUX VERB ADV", "PRON ADV VERB ADP DET NOUN", "DET NOUN ADP DET NOUN AUX VERB PRON",
+)  # fmt: skip
+
+
+def tagged(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
+    """Sentences with a tag for each word."""
+    draw = random.Random(seed)
+    sentences = []
+    for _ in range(count):
+        tags = draw.choice(CLAUSES).split()
+        if draw.random() < 0.5:
+            tags += ["CCONJ", *draw.choice(CLAUSES).split()]
+        words = [draw.choice(LEXICON[tag]) if tag in LEXICON else draw.choice(("and", "but")) for tag in tags]
+        sentences.append(([*words, "."], [*tags, "PUNCT"]))
+    return sentences
+
+
+NOUNS = (
+    ("dog", "Hund", "m"), ("man", "Mann", "m"), ("bird", "Vogel", "m"), ("tree", "Baum", "m"), ("cat", "Katze", "f"),
+    ("woman", "Frau", "f"), ("lamp", "Lampe", "f"), ("flower", "Blume", "f"), ("house", "Haus", "n"),
+    ("child", "Kind", "n"), ("book", "Buch", "n"), ("horse", "Pferd", "n"),
+)  # fmt: skip
+ADJECTIVES = (("small", "klein"), ("old", "alt"), ("red", "rot"), ("young", "jung"), ("quiet", "still"))
+VERBS = (
+    ("sees", "see", "sieht", "sehen"), ("finds", "find", "findet", "finden"), ("loves", "love", "liebt", "lieben"),
+    ("draws", "draw", "zeichnet", "zeichnen"), ("buys", "buy", "kauft", "kaufen"),
+)  # fmt: skip
+MODALS = (("can", "kann"), ("will", "wird"), ("must", "muss"))
+TIMES = (("today", "heute"), ("in the morning", "am Morgen"), ("tomorrow", "morgen"))
+NOMINATIVE = {"m": ("der", "e"), "f": ("die", "e"), "n": ("das", "e")}  # article, ending of the adjective
+ACCUSATIVE = {"m": ("den", "en"), "f": ("die", "e"), "n": ("das", "e")}
+INDEFINITE = {"m": ("einen", "en"), "f": ("eine", "e"), "n": ("ein", "es")}  # accusative
+
+
+def pairs(count: int, seed: int) -> tuple[list[str], list[str]]:
+    """Sentences in English and German. German puts the verb at the end after "kann", and before the subject after
+    "heute", and the form of article and adjective depends on the noun behind them."""
+    draw = random.Random(seed)
+
+    def noun_phrase(article: str, forms: dict) -> tuple[str, str]:
+        english, german, gender = draw.choice(NOUNS)
+        determiner, ending = forms[gender]
+        if draw.random() < 0.5:
+            adjective, stem = draw.choice(ADJECTIVES)
+            return f"{article} {adjective} {english}".replace(
+                "a old", "an old"
+            ), f"{determiner} {stem}{ending} {german}"
+        return f"{article} {english}", f"{determiner} {german}"
+
+    def sentence() -> tuple[str, str]:
+        subject = noun_phrase("the", NOMINATIVE)
+        thing = noun_phrase("a", INDEFINITE) if draw.random() < 0.5 else noun_phrase("the", ACCUSATIVE)
+        finite, infinitive, endet, enden = draw.choice(VERBS)
+        if draw.random() < 0.5:
+            modal, german_modal = draw.choice(MODALS)
+            english, verb, last = f"{subject[0]} {modal} {infinitive} {thing[0]}", german_modal, f" {enden}"
+        else:
+            english, verb, last = f"{subject[0]} {finite} {thing[0]}", endet, ""
+        if draw.random() < 0.5:
+            when, wann = draw.choice(TIMES)
+            english, german = f"{when} {english}", f"{wann} {verb} {subject[1]} {thing[1]}{last}"
+        else:
+            german = f"{subject[1]} {verb} {thing[1]}{last}"
+        return tuple(line[0].upper() + line[1:] + "." for line in (english, german))
+
+    return tuple(map(list, zip(*(sentence() for _ in range(count)), strict=True)))

@@ -51,13 +51,13 @@ def _decoded(path: Path | str, data: bytes, encodings: tuple[str, ...]) -> str:
     fail(f"{path} is not {names} text (byte {place} does not belong there)")
 
 
-def find(folder: Path | str, name: str, *, needed: bool = True) -> Path | None:
-    """The file in `folder` whose name is, or ends with, `name`, as it is or gzip'd."""
+def find(folder: Path | str, pattern: str, *, needed: bool = True) -> Path | None:
+    """The first file in `folder` whose name fits the pattern, as it is or gzip'd."""
     if not Path(folder).is_dir():
         fail(f"there is no folder {folder}")
-    found = sorted(p for p in Path(folder).iterdir() if p.name.removesuffix(".gz").endswith(name))
+    found = sorted([*Path(folder).glob(pattern), *Path(folder).glob(f"{pattern}.gz")])
     if not found and needed:
-        fail(f"the folder {folder} has no file {name} or {name}.gz")
+        fail(f"the folder {folder} has no file {pattern} or {pattern}.gz")
     return found[0] if found else None
 
 
