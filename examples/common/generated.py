@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
+
+import torch
 
 GOOD = ("brilliant charming clever delightful funny gripping honest inventive lovely moving remarkable sharp tender "
         "thrilling warm witty").split()  # fmt: skip
@@ -114,3 +117,37 @@ def pairs(count: int, seed: int) -> tuple[list[str], list[str]]:
         return tuple(line[0].upper() + line[1:] + "." for line in (english, german))
 
     return tuple(map(list, zip(*(sentence() for _ in range(count)), strict=True)))
+
+
+def series(hours: int, seed: int) -> tuple[list[str], torch.Tensor]:
+    """Hourly values of a load, a temperature and an oil temperature, which follows the load six hours later:
+    names, (hours, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.arange(hours, dtype=torch.float64)
+    day, week, season = (2 * math.pi * t / period for period in (24, 168, 2000))
+    wander = torch.randn(3, hours, generator=generator, dtype=torch.float64)
+    for k in range(1, hours):
+        wander[:, k] = 0.97 * wander[:, k - 1] + 0.2 * wander[:, k]
+    load = 3 * (1 + 0.4 * season.sin()) * day.sin() + week.cos() + wander[0]
+    temperature = 8 * season.sin() + 4 * (day - 2).sin() + 2 * wander[1]
+    oil = 0.5 * temperature + 1.5 * load.roll(6).clamp(min=-1) + wander[2]
+    return ["load", "temperature", "oil"], torch.stack([load, temperature, oil], dim=1)
+
+
+def utterances(count: int, seed: int, sounds: int = 6, channels: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Sequences of noisy frames (T, channels) with the sound that each belongs to, (T,). Two and two sounds begin
+    alike and part after two frames, so that the first frames can be told by the next ones only."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = random.Random(seed)
+    begin = torch.randn(sounds // 2, channels, generator=generator).repeat_interleave(2, dim=0)
+    rest = torch.randn(sounds, channels, generator=generator)
+    found = []
+    for _ in range(count):
+        frames, labels = [], []
+        for _ in range(draw.randint(3, 8)):
+            sound, length = draw.randrange(sounds), draw.randint(4, 8)
+            frames += [begin[sound] if k < 2 else rest[sound] for k in range(length)]
+            labels += [sound] * length
+        x = torch.stack(frames)
+        found.append((x + 0.7 * torch.randn(x.shape, generator=generator), torch.tensor(labels)))
+    return found

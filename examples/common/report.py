@@ -14,6 +14,7 @@ from .files import write_json
 from .plots import COLOURS, picture
 from .training import Run, Training
 
+MOST_IN_A_LEGEND = 6
 NAMES = {"torch": "torch.nn", "seqcuda": "seqcuda"}
 console = Console(highlight=False, soft_wrap=True)
 
@@ -24,8 +25,7 @@ def finish(program: str, args: argparse.Namespace, trainings: list[Training], *,
     `data`: what was trained on. `figure`: what was reached, in words. `more`: further entries of metrics.json.
     """
     compared = {t.name: compare(t) for t in trainings if args.backend == "both"}
-    for training in trainings:
-        _show(training, compared.get(training.name))
+    _show(trainings, compared)
     console.print(figure, style="bold", markup=False)
     out = trainings[0].out
     _draw(trainings)
@@ -84,17 +84,27 @@ def _interval_seconds(run: Run) -> list[float]:
     return [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
 
 
-def _show(training: Training, comparison: dict | None) -> None:
-    figures = [name for name in training.run.at_best if name not in ("step", "seconds")]
-    table = Table("library", "training loss", *(f"validation {name}" for name in figures), "time", "steps/s",
-                  title=training.name, title_justify="left")  # fmt: skip
-    for name, label in NAMES.items():
-        if run := training.runs.get(name):
-            table.add_row(label, f"{run.losses[-1]:.4f}", *(f"{run.at_best[name]:.4f}" for name in figures),
-                          f"{run.seconds:.1f} s", f"{run.step / run.seconds:,.0f}")  # fmt: skip
+def _show(trainings: list[Training], compared: dict[str, dict]) -> None:
+    figures = [name for name in trainings[0].run.at_best if name not in ("step", "seconds")]
+    table = Table(
+        "training", "library", "training loss", *(f"validation {name}" for name in figures), "time", "steps/s"
+    )
+    for training in trainings:
+        for name, label in NAMES.items():
+            if run := training.runs.get(name):
+                table.add_row(
+                    training.name, label, f"{run.losses[-1]:.4f}", *(f"{run.at_best[name]:.4f}" for name in figures),
+                    f"{run.seconds:.1f} s", f"{run.step / run.seconds:,.0f}",
+                )  # fmt: skip
     console.print(table)
-    for line in _comparison_lines(comparison) if comparison else []:
-        console.print(line)
+    for training, comparison in compared.items():
+        for line in _comparison_lines(comparison):
+            console.print(line if len(compared) == 1 else f"{training}: {line}")
+    if any(comparison["curves"] for comparison in compared.values()):
+        console.print(
+            f"(the bar: {agreement.CHANCE} times how far torch.nn parts from itself, by then, when its weights are "
+            "rounded once more, at random, after every step)"
+        )
 
 
 def _comparison_lines(comparison: dict) -> list[str]:
@@ -113,11 +123,6 @@ def _comparison_lines(comparison: dict) -> list[str]:
         lines.append(
             f"{name} loss, whole training: largest difference {curve['largest difference']:.1e}, bar "
             f"{curve['bar at the end']:.1e}: {'within it' if curve['within'] else 'NOT within it'} at every point"
-        )
-    if comparison["curves"]:
-        lines.append(
-            f"(the bar: {agreement.CHANCE} times how far torch.nn parts from itself, by then, when its weights are "
-            "rounded once more, at random, after every step)"
         )
     lines.append("the two trainings are equal within these bounds" if comparison["equal"] else "NOT EQUAL")
     return lines
@@ -138,4 +143,5 @@ def _draw(trainings: list[Training]) -> None:
                     panel.plot(*points, style, color=colour, label=label, marker="o", ms=3)
         by_step.set(xlabel="training step", ylabel="loss", title="training (thin), validation")
         by_time.set(xlabel="seconds of training", ylabel="validation loss", title="the same over time")
-        by_time.legend(frameon=False, fontsize="small")
+        if len(trainings) <= MOST_IN_A_LEGEND:
+            by_time.legend(frameon=False, fontsize="small")
