@@ -195,8 +195,8 @@ def main(given: list[str] | None = None) -> int:
         f"{cell} {kind if kind == BIDIRECTIONAL else f'delay {kind}'}": DelayedOutputs(cell, kind, data, args, device)
         for cell in cells for kind in kinds
     }  # fmt: skip
-    trainings = training.train_all(tasks, args, device, "form")
-    if trainings is None:
+    trainings = training.prepared(tasks, args, device, "form")
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     reached = iter(t.run.at_best["accuracy"] for t in trainings)
     accuracies = {cell: {kind: next(reached) for kind in kinds} for cell in cells}

@@ -192,8 +192,8 @@ def main(given: list[str] | None = None) -> int:
     device = cli.device(args.device)
     series = Series(args, device)
     cells = cli.CELLS if args.cell == "all" else (args.cell,)
-    trainings = training.train_all({cell: Forecasting(cell, series, args) for cell in cells}, args, device)
-    if trainings is None:
+    trainings = training.prepared({cell: Forecasting(cell, series, args) for cell in cells}, args, device)
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     forecasts = {**baselines(series), **{t.name: t.run.model for t in trainings}}
     tested = {name: errors(series, "test", forecast) for name, forecast in forecasts.items()}

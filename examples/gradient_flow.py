@@ -165,8 +165,8 @@ def main(given: list[str] | None = None) -> int:
                 back = values[max(0, len(values) - 21)]
                 table.add_row(name, state, f"{values[-1]:.1e}", f"{back:.1e}", f"{values[0]:.1e}")
     report.console.print(table)
-    trainings = training.train_all({"lstm": task}, text_args, device, "reach", "sentence")
-    if trainings is None:
+    trainings = training.prepared({"lstm": task}, text_args, device, "reach", "sentence")
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     out = trainings[0].out
     draw_flows(panels, out / "gradient_flow.png")

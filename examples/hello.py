@@ -80,8 +80,8 @@ def main(given: list[str] | None = None) -> int:
     args = parser.parse_args(given)
     device = cli.device(args.device)
     tasks = {form: Hello(form, args, device) for form in ("cell", "layer")}
-    trainings = training.train_all(tasks, args, device)
-    if trainings is None:
+    trainings = training.prepared(tasks, args, device)
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     answers = {t.name: answer(t.run.model, device) for t in trainings}
     said = ", ".join(f"the {name} answers {text!r}" for name, text in answers.items())

@@ -207,10 +207,10 @@ def main(given: list[str] | None = None) -> int:
         wanted = task.tokens(getattr(args, name)) if getattr(args, name) else []
         if args.unit == "char" and (unknown := [token for token in wanted if token not in task.vocabulary]):
             cli.fail(f"--{name} must be characters of the text, {unknown[0]!r} is none")
-    trainings = training.train_all(
+    trainings = training.prepared(
         {args.cell: task}, args, task.device, "prompt", "acrostic", "sample", "temperature", "top_k"
     )
-    if trainings is None:
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     run = trainings[0].run
     written = sample(task, run.model, args) if args.sample else ""

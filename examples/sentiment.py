@@ -19,7 +19,6 @@ from common import batches, cli, generated, ragged, report, text, training
 from common.backends import layer_class
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchmetrics.functional.classification import binary_accuracy
 
 VALIDATION = 0.1  # share of the sentences of each class
 ENCODINGS = ("utf-8-sig", "cp1252")  # the public files are in the second
@@ -29,21 +28,26 @@ SENTENCES = 1000  # of each class, where they are generated
 def arguments(given: list[str] | None):
     parser = cli.Parser(prog="sentiment.py", description="Train a classifier of reviews and ask it.")
     cli.add_common_arguments(parser, out="out/sentiment")
+    add_arguments(parser, dropout=0.6, epochs=10)
+    parser.add_argument("--say", nargs="+", default=[], metavar="SENTENCE", help="ask about these; -: lines of stdin")
+    args = parser.parse_args(given)
+    ragged.check_argument(args)
+    return args
+
+
+def add_arguments(parser, dropout: float, **training_defaults) -> None:
+    """Those of the data, the model and the training."""
     parser.add_argument("--data", metavar="FOLDER", help="rt-polarity.pos and rt-polarity.neg; without it: generated")
     size = parser.add_argument_group("model")
     size.add_argument("--embedding", type=cli.positive_int, default=128, help="width of a word's vector")
     size.add_argument("--hidden", type=cli.positive_int, default=128, help="hidden units of a layer and direction")
     size.add_argument("--layers", type=cli.positive_int, default=2, help="recurrent layers")
     size.add_argument(
-        "--dropout", type=cli.probability, default=0.6, help="of words' vectors, between layers, before the output"
+        "--dropout", type=cli.probability, default=dropout, help="of words' vectors, between layers, before the output"
     )
     size.add_argument("--at-least", type=cli.positive_int, default=2, help="how often a word must occur to be known")
     ragged.add_argument(size)
-    cli.add_training_arguments(parser, epochs=10, batch=50, lr=2e-3, clip=1.0, weight_decay=1e-5, patience=1)
-    parser.add_argument("--say", nargs="+", default=[], metavar="SENTENCE", help="ask about these; -: lines of stdin")
-    args = parser.parse_args(given)
-    ragged.check_argument(args)
-    return args
+    cli.add_training_arguments(parser, batch=50, lr=2e-3, clip=1.0, weight_decay=1e-5, patience=1, **training_defaults)
 
 
 class Classifier(torch.nn.Module):
@@ -115,7 +119,7 @@ class Sentiment(training.Task):
         targets = torch.cat([targets for _, _, targets in parts])
         return {
             "loss": binary_cross_entropy_with_logits(logits, targets).item(),
-            "accuracy": binary_accuracy(logits, targets.long()).item(),
+            "accuracy": ((logits > 0) == (targets > 0)).double().mean().item(),
         }
 
     @torch.no_grad()
@@ -129,8 +133,8 @@ def main(given: list[str] | None = None) -> int:
     if any(not text.words(sentence) for sentence in args.say):
         cli.fail("--say must be sentences of at least one word, got an empty one")
     task = Sentiment(args, cli.device(args.device))
-    trainings = training.train_all({args.cell: task}, args, task.device, "say", "form")
-    if trainings is None:
+    trainings = training.prepared({args.cell: task}, args, task.device, "say", "form")
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     run = trainings[0].run
     said = sys.stdin.read().splitlines() if args.say == ["-"] else args.say

@@ -204,8 +204,8 @@ def main(given: list[str] | None = None) -> int:
     if any(not sentence.split() for sentence in args.say):
         cli.fail("--say must be sentences of at least one word, got an empty one")
     task = Tagging(args, cli.device(args.device))
-    trainings = training.train_all({args.cell: task}, args, task.device, "say", "form")
-    if trainings is None:
+    trainings = training.prepared({args.cell: task}, args, task.device, "say", "form")
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     run = trainings[0].run
     for sentence in args.say:

@@ -294,8 +294,8 @@ def main(given: list[str] | None = None) -> int:
     if any(not sentence.strip() for sentence in args.translate):
         cli.fail("--translate must be sentences of at least one word, got an empty one")
     task = Translation(args, cli.device(args.device))
-    trainings = training.train_all({args.attention: task}, args, task.device, "beam", "translate")
-    if trainings is None:
+    trainings = training.prepared({args.attention: task}, args, task.device, "beam", "translate")
+    if not training.train_all(trainings):
         return cli.INTERRUPTED
     model, out = trainings[0].run.model, trainings[0].out
     lines = task.lines["test"][0]

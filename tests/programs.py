@@ -120,7 +120,7 @@ def interrupt(name: str, given: list[str], out: Path, line: str) -> int:
     try:
         assert process.stdout.readline().startswith(line)
         process.send_signal(signal.SIGINT)
-        said, complaint = process.communicate(timeout=60)
+        said, complaint = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, complaint

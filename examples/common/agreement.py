@@ -5,7 +5,7 @@ rule (error against float64 at most twice torch.nn's, plus a few ulp).
 
 Whole trainings cannot be compared that way. A rounding error in the first step is amplified by every later one, so
 two correct float32 trainings from the same weights part, exponentially at first. How far they may part is measured:
-trainings by torch.nn whose weights are rounded once more, at random, after every step (`jitter`) are its twins, and
+trainings by torch.nn whose weights are rounded once more, at random, before every step (`jitter`) are its twins, and
 give the spread that rounding alone makes.
 """
 
@@ -34,23 +34,23 @@ def within_rule(ours: torch.nn.Module, rival: torch.nn.Module, loss: Callable[[t
     Returns the largest error of each side, in units of the largest magnitude, and what breaks the rule.
     """
     ours, rival = _without_dropout(ours), _without_dropout(rival)
-    errors = {"ours": {}, "torch": {}}
+    errors = {"ours": {}, "rival": {}}
     for seed in range(ROUNDINGS):
         if seed:
             jitter(rival, seed)
         ours.load_state_dict(rival.state_dict())
         exact = _loss_and_gradients(copy.deepcopy(rival).double(), loss)
-        for side, model in (("ours", ours), ("torch", rival)):
+        for side, model in (("ours", ours), ("rival", rival)):
             for name, found in _loss_and_gradients(model, loss).items():
                 error = testing.error(found, exact[name])
                 errors[side][name] = max(error, errors[side].get(name, 0.0))
-    report = {"ours": 0.0, "torch": 0.0, "broken": []}
+    report = {"ours": 0.0, "rival": 0.0, "broken": []}
     for name, actual in errors["ours"].items():
-        theirs, unit = errors["torch"][name], testing.ulp(exact[name], torch.float32)
-        for side, error in (("ours", actual), ("torch", theirs)):
+        theirs, unit = errors["rival"][name], testing.ulp(exact[name], torch.float32)
+        for side, error in (("ours", actual), ("rival", theirs)):
             report[side] = max(report[side], error / (exact[name].abs().max().item() or 1.0))
         if actual > 2 * theirs + testing.FEW_ULP * unit:  # the tolerance rule
-            report["broken"].append(f"{name} (error {actual:.1e}, torch.nn's {theirs:.1e}, an ulp {unit:.1e})")
+            report["broken"].append(f"{name} (error {actual:.1e}, the rival's {theirs:.1e}, an ulp {unit:.1e})")
     return report
 
 

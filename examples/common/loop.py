@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -31,8 +32,9 @@ class Interrupt:
 
 
 def progress(total: int, done: int, title: str) -> tqdm:
-    """A bar on stderr, where that is a terminal; elsewhere nothing is drawn."""
-    return tqdm(total=total, initial=done, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+    """A bar on stderr, where that is a terminal, and of several processes by the first; elsewhere nothing is drawn."""
+    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+    return tqdm(total=total, initial=done, desc=title, unit="step", dynamic_ncols=True, disable=not shown)
 
 
 def clock(device: torch.device) -> float:

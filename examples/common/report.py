@@ -15,7 +15,6 @@ from .plots import COLOURS, picture
 from .training import Run, Training
 
 MOST_IN_A_LEGEND = 6
-NAMES = {"torch": "torch.nn", "seqcuda": "seqcuda"}
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -40,8 +39,7 @@ def finish(program: str, args: argparse.Namespace, trainings: list[Training], *,
     }  # fmt: skip
     write_json(out / "metrics.json", {
         "program": program, "data": data, "figure": figure,
-        "seconds": {name: sum(run.seconds for run in runs if run.name == name)
-                    for name in NAMES if name in trainings[0].runs},
+        "seconds": {side: sum(run.seconds for run in runs if run.name == side) for side in shown(trainings[0])},
         "machine": bench.machine(trainings[0].device), "settings": {**vars(args), "steps": trainings[0].steps},
         **more, "trainings": measured,
     })  # fmt: skip
@@ -50,8 +48,9 @@ def finish(program: str, args: argparse.Namespace, trainings: list[Training], *,
 
 
 def compare(training: Training) -> dict:
-    """Are the runs "torch" and "seqcuda" the same training, and which is faster?"""
-    ours, peers = training.runs["seqcuda"], [run for name, run in training.runs.items() if name != "seqcuda"]
+    """Are the runs of both sides the same training, and which is faster?"""
+    ours = training.runs[training.task.sides[1]]
+    peers = [run for run in training.runs.values() if run is not ours]
     curves = {}
     if len(peers) > 1:
         curves["training"] = _curve(ours.losses, [run.losses for run in peers])
@@ -65,7 +64,7 @@ def compare(training: Training) -> dict:
 
 
 def _curve(ours: list[float], peers: list[list[float]]) -> dict:
-    """`peers`: the curve of torch.nn, then those of its twins."""
+    """`peers`: the curve of the rival, then those of its twins."""
     apart, bar = agreement.apart(ours, peers[0]), agreement.bar(peers)
     return {
         "largest difference": apart[-1],
@@ -73,6 +72,15 @@ def _curve(ours: list[float], peers: list[list[float]]) -> dict:
         "largest share of the bar": max(a / b for a, b in zip(apart, bar, strict=True)),
         "within": all(a <= b for a, b in zip(apart, bar, strict=True)),
     }
+
+
+def shown(training: Training) -> dict[str, Run]:
+    """The runs of the sides, without the twins."""
+    return {side: training.runs[side] for side in training.task.sides if side in training.runs}
+
+
+def label(side: str) -> str:
+    return "torch.nn" if side == "torch" else side
 
 
 def _validation(run: Run) -> list[float]:
@@ -86,38 +94,36 @@ def _interval_seconds(run: Run) -> list[float]:
 
 def _show(trainings: list[Training], compared: dict[str, dict]) -> None:
     figures = [name for name in trainings[0].run.at_best if name not in ("step", "seconds")]
-    table = Table(
-        "training", "library", "training loss", *(f"validation {name}" for name in figures), "time", "steps/s"
-    )
+    table = Table("training", "by", "training loss", *(f"validation {name}" for name in figures), "time", "steps/s")
     for training in trainings:
-        for name, label in NAMES.items():
-            if run := training.runs.get(name):
-                table.add_row(
-                    training.name, label, f"{run.losses[-1]:.4f}", *(f"{run.at_best[name]:.4f}" for name in figures),
-                    f"{run.seconds:.1f} s", f"{run.step / run.seconds:,.0f}",
-                )  # fmt: skip
+        for side, run in shown(training).items():
+            table.add_row(
+                training.name, label(side), f"{run.losses[-1]:.4f}", *(f"{run.at_best[name]:.4f}" for name in figures),
+                f"{run.seconds:.1f} s", f"{run.step / run.seconds:,.0f}",
+            )  # fmt: skip
     console.print(table)
     for training, comparison in compared.items():
-        for line in _comparison_lines(comparison):
+        rival, ours = (label(side) for side in trainings[0].task.sides)
+        for line in _comparison_lines(comparison, rival, ours):
             console.print(line if len(compared) == 1 else f"{training}: {line}")
     if any(comparison["curves"] for comparison in compared.values()):
         console.print(
-            f"(the bar: {agreement.CHANCE} times how far torch.nn parts from itself, by then, when its weights are "
-            "rounded once more, at random, after every step)"
+            f"(the bar: {agreement.CHANCE} times how far {rival} parts from itself, by then, when its weights are "
+            "rounded once more, at random, before every step)"
         )
 
 
-def _comparison_lines(comparison: dict) -> list[str]:
+def _comparison_lines(comparison: dict, rival: str, ours: str) -> list[str]:
     ratio = comparison["ratio"]
     lines = [
-        f"time, torch.nn / seqcuda: {ratio['median']:.2f} (median of {ratio['pairs']} stretches trained in turn; "
+        f"time, {rival} / {ours}: {ratio['median']:.2f} (median of {ratio['pairs']} stretches trained in turn; "
         f"quartiles {ratio['low']:.2f} to {ratio['high']:.2f})"
     ]
     for check in comparison["checks"]:
         verdict = "within the rule" if not check["broken"] else "NOT within the rule: " + "; ".join(check["broken"])
         lines.append(
             f"loss and gradients at step {check['step']}, same weights: error against float64 {check['ours']:.1e}, "
-            f"torch.nn's {check['torch']:.1e}: {verdict}"
+            f"that of {rival} {check['rival']:.1e}: {verdict}"
         )
     for name, curve in comparison["curves"].items():
         lines.append(
@@ -132,15 +138,15 @@ def _draw(trainings: list[Training]) -> None:
     """loss.png: the losses over steps and over time."""
     with picture(trainings[0].out / "loss.png", columns=2) as (by_step, by_time):
         for k, training in enumerate(trainings):
-            for name, style in (("torch", "-"), ("seqcuda", "--" if "torch" in training.runs else "-")):
-                if not (run := training.runs.get(name)):
-                    continue
-                colour = COLOURS[name] if len(trainings) == 1 else f"C{k}"
+            for side, run in shown(training).items():
+                ours = side == training.task.sides[1]
+                style = "--" if ours and len(training.runs) > 1 else "-"
+                colour = COLOURS[ours] if len(trainings) == 1 else f"C{k}"
+                name = label(side) if len(trainings) == 1 else f"{training.name}, {label(side)}"
                 by_step.plot(range(1, run.step + 1), run.losses, style, color=colour, alpha=0.35, lw=1)
-                label = NAMES[name] if len(trainings) == 1 else f"{training.name}, {NAMES[name]}"
                 for panel, key in ((by_step, "step"), (by_time, "seconds")):
                     points = [v[key] for v in run.validations], _validation(run)
-                    panel.plot(*points, style, color=colour, label=label, marker="o", ms=3)
+                    panel.plot(*points, style, color=colour, label=name, marker="o", ms=3)
         by_step.set(xlabel="training step", ylabel="loss", title="training (thin), validation")
         by_time.set(xlabel="seconds of training", ylabel="validation loss", title="the same over time")
         if len(trainings) <= MOST_IN_A_LEGEND:

@@ -2,7 +2,7 @@
 
 A program says what is learned, in a `Task`. `Training` does the rest: the optimizer, clipping, validation, the best
 weights, the progress bar, checkpoints, resume and Ctrl-C; with ``--backend both`` all models advance in turn, so that
-what else the machine does meets them alike, and are compared (common/agreement.py).
+what else the machine does meets them alike, and are compared (common/agreement.py, common/report.py).
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class Task:
     best = ("loss", min)  # the figure of `validate` that decides which weights are kept, and whether less is better
     steps_per_epoch = 1
     digest = ""  # of the data; a checkpoint must agree with it
+    sides = ("torch", "seqcuda")  # what ``--backend both`` compares: the rival, ours
+    interrupt = loop.Interrupt
 
     def model(self, backend: str) -> torch.nn.Module:
-        """A new model with layers of `backend`, "torch" or "seqcuda"; weights from torch's random numbers."""
+        """A new model of a side, "torch" or "seqcuda": with its layers; weights from torch's random numbers."""
         raise NotImplementedError
 
     def loss(self, model: torch.nn.Module, step: int, state=None) -> tuple[Tensor, object]:
@@ -54,10 +56,10 @@ class Run:
     """One model in training: its optimizer, the state it carries, the figures so far, its best weights."""
 
     def __init__(self, name: str, task: Task, args: argparse.Namespace, device: torch.device):
-        """`name`: "torch", "seqcuda", or "twin 1", ...: torch.nn, rounded once more at every step."""
+        """`name`: a side of the task, or "twin 1", ...: the rival's side, rounded once more before every step."""
         self.name, self.task, self.args, self.device = name, task, args, device
         torch.manual_seed(args.seed)
-        self.model = task.model("seqcuda" if name == "seqcuda" else "torch").to(device)
+        self.model = task.model(name if name in task.sides else task.sides[0]).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
         patience = float("inf") if args.patience is None else args.patience
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -90,6 +92,8 @@ class Run:
             self._validate()
 
     def _train_step(self) -> None:
+        if self.name.startswith("twin"):
+            agreement.jitter(self.model, seed=self.step * 1000 + int(self.name.split()[1]))
         seed_of_step(self.args.seed, self.step)
         loss, self.state = self.task.loss(self.model, self.step, loop.detached(self.state))
         self.optimizer.zero_grad()
@@ -97,8 +101,6 @@ class Run:
         if self.args.clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip)
         self.optimizer.step()
-        if self.name.startswith("twin"):
-            agreement.jitter(self.model, seed=self.step * 1000 + int(self.name.split()[1]))
         self.losses.append(loss.item())
 
     @torch.no_grad()
@@ -129,13 +131,13 @@ class Run:
 
 
 class Training:
-    """All runs of one task: one, or with ``--backend both`` torch.nn, seqcuda and the twins that set the bar."""
+    """All runs of one task: one, or with ``--backend both`` those of both sides and the twins that set the bar."""
 
     def __init__(self, name: str, task: Task, args: argparse.Namespace, device: torch.device, settings: dict):
         """`name`: of the task, among those of the program. `settings`: what a checkpoint must agree with."""
         self.task, self.args, self.device, self.name = task, args, device, name
         twins = [f"twin {k + 1}" for k in range(args.twins)]
-        names = ["torch", "seqcuda", *twins] if args.backend == "both" else [args.backend]
+        names = [*task.sides, *twins] if args.backend == "both" else [args.backend]
         self.runs = {name: Run(name, task, args, device) for name in names}
         self.checks: list[dict] = []  # of one step, by the tolerance rule, at points along the training
         self.steps = args.until.count * (task.steps_per_epoch if args.until.unit == "epochs" else 1)
@@ -147,7 +149,7 @@ class Training:
     @property
     def run(self) -> Run:
         """The run whose model the program goes on with."""
-        return self.runs.get("seqcuda") or self.runs["torch"]
+        return self.runs.get(self.task.sides[1]) or self.runs[self.task.sides[0]]
 
     def resume(self) -> None:
         content = checkpoint.load(self.path, self.settings, self.device)
@@ -164,13 +166,13 @@ class Training:
         False, with a line that says so, if Ctrl-C ended it before."""
         done = sum(run.step for run in self.runs.values())
         bar = loop.progress(len(self.runs) * self.steps, done, f"{self.args.backend} {self.name}")
-        with loop.Interrupt() as interrupt, bar:
+        with self.task.interrupt() as interrupt, bar:
             self._check()
             while not interrupt.asked and (least := min(run.step for run in self.runs.values())) < self.steps:
                 until = min((least // self.every + 1) * self.every, self.steps)
                 behind = [run for run in self.runs.values() if run.step < until]
                 if until // self.every % 2:
-                    behind[:2] = behind[:2][::-1]  # torch first, seqcuda first, in turn
+                    behind[:2] = behind[:2][::-1]  # the rival first, ours first, in turn
                 for run in behind:
                     run.advance(until, interrupt, bar)
                 if not interrupt.asked:
@@ -187,7 +189,7 @@ class Training:
         return not interrupt.asked
 
     def _check(self) -> None:
-        """One step of both from the weights torch.nn has now, against float64: at the start, half-way, at the end."""
+        """One step of both from the weights the rival has now, against float64: at the start, half-way, at the end."""
         step, checked = next(iter(self.runs.values())).step, [check["step"] for check in self.checks]
         half_way = step >= self.steps / 2 and not any(checked)
         if len(self.runs) == 1 or step in checked or not (step in (0, self.steps) or half_way):
@@ -197,9 +199,8 @@ class Training:
             seed_of_step(self.args.seed, step)
             return self.task.checked_loss(model, step)
 
-        self.checks.append(
-            {"step": step, **agreement.within_rule(self.runs["seqcuda"].model, self.runs["torch"].model, loss)}
-        )
+        rival, ours = (self.runs[side].model for side in self.task.sides)
+        self.checks.append({"step": step, **agreement.within_rule(ours, rival, loss)})
 
     def _progress_line(self, step: int) -> str:
         shown = [run for name, run in self.runs.items() if not name.startswith("twin")]
@@ -213,10 +214,8 @@ def seed_of_step(seed: int, step: int) -> None:
     torch.manual_seed(seed * 1_000_003 + step)
 
 
-def train_all(
-    tasks: dict[str, Task], args: argparse.Namespace, device: torch.device, *later: str
-) -> list[Training] | None:
-    """A `Training` for each task, one after the other; None where Ctrl-C ended one.
+def prepared(tasks: dict[str, Task], args: argparse.Namespace, device: torch.device, *later: str) -> list[Training]:
+    """A `Training` for each task, taken up from its checkpoint where --resume says so.
 
     `later`: names of arguments that a checkpoint need not agree with, as they concern what follows the training.
     """
@@ -227,4 +226,9 @@ def train_all(
             training.path = training.out / f"checkpoint-{training.name.replace(' ', '-')}.pt"
         if args.resume and (k == 0 or training.path.exists()):
             training.resume()
-    return trainings if all(training.train() for training in trainings) else None
+    return trainings
+
+
+def train_all(trainings: list[Training]) -> bool:
+    """One after the other; False where Ctrl-C ended one."""
+    return all(training.train() for training in trainings)
