@@ -91,7 +91,9 @@ class Sentiment(training.Task):
         self.batches = batches.ByLength([len(words) for words, _ in self.rows["train"]], args.batch, args.seed)
         self.steps_per_epoch = self.batches.per_epoch
         targets = torch.tensor([target for _, target in self.rows["train"]])
-        self.class_weight = (1 - targets).sum() / targets.sum()  # of the favourable ones, to balance the classes
+        self.class_weight = ((1 - targets).sum() / targets.sum()).to(
+            device
+        )  # of the favourable ones, to balance the classes
 
     def sentences(self) -> tuple[list[str], list[str]]:
         """Favourable ones and others."""

@@ -58,7 +58,7 @@ def test_the_baselines(forecasting):
 
 
 def test_ctrl_c_and_resume(forecasting, tmp_path):
-    programs.check_ctrl_c(forecasting, [*SMALL, "--every", "4"], tmp_path, 8)
+    programs.check_ctrl_c(forecasting, [*SMALL, "--cell", "gru", "--every", "4"], tmp_path, 8)
 
 
 def test_data_in_the_public_format(forecasting, table, tmp_path):

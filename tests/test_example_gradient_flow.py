@@ -50,7 +50,7 @@ def test_the_norms_are_those_of_one_step_after_the_other(gradient_flow, cell, ba
 
 
 def test_ctrl_c_and_resume(gradient_flow, tmp_path):
-    programs.check_ctrl_c(gradient_flow, SMALL, tmp_path, 4)
+    programs.check_ctrl_c(gradient_flow, [*SMALL, "--cell", "rnn"], tmp_path, 4)
 
 
 def test_bad_input(gradient_flow, tmp_path, capsys):
