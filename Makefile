@@ -20,7 +20,7 @@ endif
 .DEFAULT_GOAL := help
 
 demo: build  ## train a language model with torch.nn and with seqcuda (TEXT=file, ARGS="--cell gru")
-	$(PY) examples/language_model.py --backend both $(if $(TEXT),--data "$(TEXT)") $(ARGS)
+	$(PY) examples/char_lm.py --backend both $(if $(TEXT),--text "$(TEXT)") $(ARGS)
 
 # Many small tensors: threads that wait must not keep the cores from those that work.
 test check: export OMP_WAIT_POLICY ?= passive

@@ -32,9 +32,11 @@ LONGEST_LINE = 40  # characters of a line in an acrostic
 
 
 def arguments(given: list[str] | None):
-    parser = cli.Parser(prog="language_model.py", description="Train a language model and sample from it.")
+    parser = cli.Parser(description="Train a language model and sample from it.")
     cli.add_common_arguments(parser, out="out/language_model")
-    parser.add_argument("--data", default=str(TEXT), metavar="PATH", help="UTF-8 text or poems as JSON, .gz accepted")
+    parser.add_argument(
+        "--data", "--text", default=str(TEXT), metavar="PATH", help="UTF-8 text or poems as JSON, .gz accepted"
+    )
     parser.add_argument("--unit", choices=("char", "word"), default="char", help="what the text is a sequence of")
     add_model_arguments(parser)
     train = cli.add_training_arguments(parser, steps=600, every=50, batch=32, lr=3e-3, clip=5.0, twins=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import programs
@@ -179,3 +181,10 @@ def test_drawing_from_the_likeliest_alone(program):
 def test_an_acrostic_is_for_poems(program, book, tmp_path, capsys):
     here = ["--data", str(book), "--out", str(tmp_path)]
     assert "--acrostic is for poems" in refused(program, capsys, *here, "--acrostic", "ab")
+
+
+def test_char_lm_is_the_same_program():
+    shown = subprocess.run(
+        [sys.executable, str(programs.EXAMPLES / "char_lm.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--text" in shown.stdout and "--resume" in shown.stdout
