@@ -50,7 +50,7 @@ def find_nvcc() -> str | None:
 def cuda_sources() -> list[str]:
     """What only a build with CUDA compiles; never decided by whether a GPU is visible: build machines have none."""
     choice, nvcc = os.environ.get("SEQCUDA_CUDA", "auto"), find_nvcc()
-    sources = sorted(glob("csrc/cuda/*.cu")) + sorted(glob("csrc/ops/cuda/*.cpp"))
+    sources = [f for kind in ("cuda/*.cu", "cuda/*.cpp", "ops/cuda/*.cpp") for f in sorted(glob(f"csrc/{kind}"))]
     if choice not in ("auto", "0", "1"):
         stop(f"SEQCUDA_CUDA must be auto, 0 or 1, got {choice!r}")
     if choice == "1" and nvcc is None:

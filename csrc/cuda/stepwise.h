@@ -112,21 +112,11 @@ struct Kernels {
   Error (*unprojected)(const Walk&, const StepTable&, const Rows&, Stream);            // out: h before its projection
 };
 
-// By the place of the cell in cells/list.h; each type in its own stepwise_<type>.cu.
-template <Type kType>
-const Kernels& stepwise_kernels(int cell);
+// By the place of the cell in cells/list.h.
+const Kernels& stepwise_kernels(int cell, Type type);
 
-inline const Kernels& stepwise_kernels(int cell, Type type) {
-  switch (type) {
-    case Type::kFloat:
-      return stepwise_kernels<Type::kFloat>(cell);
-    case Type::kDouble:
-      return stepwise_kernels<Type::kDouble>(cell);
-    case Type::kBfloat16:
-      return stepwise_kernels<Type::kBfloat16>(cell);
-    default:
-      return stepwise_kernels<Type::kFloat16>(cell);
-  }
-}
+// The same for one type, each compiled in its own stepwise_<type>.cu.
+template <Type kType>
+const Kernels& stepwise_kernels_for(int cell);
 
 }  // namespace seq::cuda

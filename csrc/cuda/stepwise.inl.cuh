@@ -460,7 +460,7 @@ Kernels table_of() {
 }  // namespace
 
 template <Type kType>
-const Kernels& stepwise_kernels(int cell) {
+const Kernels& stepwise_kernels_for(int cell) {
 #define SEQ_TABLE(Cell) table_of<Cell, Data<kType>>(),
   static const Kernels tables[] = {SEQ_FOR_EACH_CELL(SEQ_TABLE)};
 #undef SEQ_TABLE

@@ -16,7 +16,7 @@ from torch.utils import cpp_extension
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / f"emulation.{sys.implementation.cache_tag}"
-KERNELS = [*sorted((ROOT / "csrc/cuda").glob("*.cu")), HERE / "self_test.cpp"]
+KERNELS = [*(p for p in sorted((ROOT / "csrc/cuda").iterdir()) if p.suffix in (".cu", ".cpp")), HERE / "self_test.cpp"]
 MACHINE = [HERE / "emulator.cpp", HERE / "fiber.cpp"]
 OPS = [
     *(ROOT / "csrc/ops" / name for name in ("devices.cpp", "gradients.cpp", "layer.cpp")),
@@ -51,7 +51,10 @@ def _ninja() -> str:
             lines.append(f"build {names[-1]}: compile {source}\n  more = {shlex.join(more)}")
         return " ".join(names)
 
-    ops = objects("ops", OPS, torch_flags)
+    # One unit: reading torch's headers is most of the time.
+    unit = BUILD / "ops.cpp"
+    unit.write_text("".join(f'#include "{path}"\n' for path in OPS))
+    ops = objects("ops", [unit], torch_flags)
     for variant, more in (("plain", []), ("sanitized", SANITIZED)):
         kernels = objects(variant, [*KERNELS, *MACHINE], more)
         lines.append(f"build {variant}.so: link {ops} {kernels}\n  more = {shlex.join(more)}")
@@ -90,6 +93,8 @@ def load():
 
 
 def sanitizer_runtime() -> str:
-    """The library that a program must load before any other to run the sanitized build."""
-    asked = subprocess.run([*_compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    return asked.stdout.strip()
+    """LD_PRELOAD for the sanitized build: the sanitizer, and libstdc++, whose exceptions it wraps."""
+    names = ("libasan.so", "libstdc++.so.6")
+    paths = [subprocess.check_output([*_compiler(), f"-print-file-name={name}"], text=True).strip() for name in names]
+    assert all(os.path.isabs(path) for path in paths), f"{_compiler()[0]} has no AddressSanitizer to load: {paths}"
+    return ":".join(paths)

@@ -1,4 +1,5 @@
-"""The CUDA engines, run by the emulation on the CPU, against the reference in float64; and tests of the emulation."""
+"""The CUDA engines against the reference in float64: in the emulation on the CPU and, where there is one, on a GPU.
+Then the emulation itself: faults that it must notice, and the sanitizers."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import cuda_emulation
 import pytest
@@ -13,6 +15,8 @@ import torch
 from hypothesis import given, settings
 from walks import Problem, assert_results, joined, op_outputs_and_gradients, outputs_and_gradients, problems
 
+import seqcuda
+from seqcuda import _backend
 from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact
 
@@ -30,9 +34,32 @@ OPTIONS = {
 }
 
 
+PLACES = ["emulated", *(["cuda"] if torch.cuda.is_available() and seqcuda.engines("cuda") else [])]
+
+
+class Place(NamedTuple):
+    """Where the CUDA op pair runs."""
+
+    ops: object
+    device: str
+
+    def run(self, problem: Problem, dtype: torch.dtype) -> list[torch.Tensor]:
+        return op_outputs_and_gradients(problem, dtype, self.ops, self.device)
+
+    def check(self, problem: Problem, dtype: torch.dtype) -> None:
+        assert_results(problem, dtype, self.run(problem, dtype))
+
+
 @pytest.fixture(scope="module")
 def emulated():
     return cuda_emulation.load()
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(request):
+    if request.param == "cuda":
+        return Place(torch.ops.seqcuda, "cuda")
+    return Place(request.getfixturevalue("emulated"), "cpu")
 
 
 @contextmanager
@@ -44,64 +71,62 @@ def fault(emulated, name: str):
         emulated.set_fault("none")
 
 
-def check(emulated, problem: Problem, dtype: torch.dtype) -> None:
-    assert_results(problem, dtype, op_outputs_and_gradients(problem, dtype, emulated))
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("cell", sorted(CELLS))
-def test_stepwise(emulated, cell, options, dtype):
-    check(emulated, Problem(cell, **OPTIONS[options]), dtype)
+def test_stepwise(place, cell, options, dtype):
+    place.check(Problem(cell, **OPTIONS[options]), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_stepwise_projected(emulated, options, dtype):
-    check(emulated, Problem("lstm", P=3, **OPTIONS[options]), dtype)
+def test_stepwise_projected(place, options, dtype):
+    place.check(Problem("lstm", P=3, **OPTIONS[options]), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_any_problem(emulated, dtype):
+def test_any_problem(place, dtype):
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)
     @given(problems())
     def run(problem):
-        check(emulated, problem, dtype)
+        place.check(problem, dtype)
 
     run()
 
 
 @pytest.mark.parametrize("ragged", ["no", "lengths", "packed"])
 @pytest.mark.parametrize("save", ["all", "states"])
-def test_more_steps_than_a_chunk_and_a_table_hold(emulated, ragged, save):
+def test_more_steps_than_a_chunk_and_a_table_hold(place, ragged, save):
     """A chunk of this layer is 262 steps, a table 256."""
     problem = Problem("gru", T=530, B=20, H=200, reverse=(False, True), ragged=ragged, resets=True, save=save)
-    ours = op_outputs_and_gradients(problem, torch.float64, emulated)
+    ours = place.run(problem, torch.float64)
     assert_close_to_exact(joined(ours), joined(outputs_and_gradients(problem, torch.float64, "auto")))
 
 
-def test_more_rows_and_steps_than_65535(emulated):
-    check(emulated, Problem("gru", T=2, B=70_000, I=1, H=1), torch.float32)
-    inputs = Problem("rnn_tanh", T=70_000, B=1, I=1, H=1).inputs()
+def test_more_rows_and_steps_than_65535(place):
+    place.check(Problem("gru", T=2, B=70_000, I=1, H=1), torch.float32)
+    inputs = Problem("rnn_tanh", T=70_000, B=1, I=1, H=1, bias=False).inputs()
+    x, h0, w_ih, w_hh = (t.to(place.device) for t in (inputs.x, inputs.h0, *inputs.weights[:2]))
 
     def run(x, h0):
-        return emulated.sequence("rnn_tanh", x, inputs.weights, h0, *(None,) * 6, (False,), "nothing", "auto")[0]
+        weights = (w_ih, w_hh, None, None, None)
+        return place.ops.sequence("rnn_tanh", x, weights, h0, *(None,) * 6, (False,), "nothing", "auto")[0]
 
-    y = run(inputs.x, inputs.h0)
-    assert torch.equal(y[-5:], run(inputs.x[-5:], y[-6:-5]))
+    y = run(x, h0)
+    assert torch.equal(y[-5:], run(x[-5:], y[-6:-5]))
 
 
-def test_empty_batch_and_no_steps(emulated):
+def test_empty_batch_and_no_steps(place):
     for cell in CELLS:
         for options in ({"B": 0}, {"T": 0}, {"T": 0, "ragged": "lengths"}):
-            check(emulated, Problem(cell, **options), torch.float64)
+            place.check(Problem(cell, **options), torch.float64)
 
 
 @pytest.mark.parametrize("save", ["all", "states"])
-def test_what_lies_past_the_end_of_a_row_does_not_matter(emulated, save):
+def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save):
     problem = Problem("lstm", T=6, B=4, reverse=(False, True), ragged="lengths", resets=True, save=save)
     inputs = problem.inputs()
-    expected = op_outputs_and_gradients(problem, torch.float64, emulated)
+    expected = place.run(problem, torch.float64)
     past = torch.arange(problem.T)[:, None] >= inputs.lengths
     assert past.any()
 
@@ -111,7 +136,7 @@ def test_what_lies_past_the_end_of_a_row_does_not_matter(emulated, save):
             x[past] = torch.nan
             return inputs._replace(x=x)
 
-    spoiled = op_outputs_and_gradients(Spoiled(**vars(problem)), torch.float64, emulated)
+    spoiled = place.run(Spoiled(**vars(problem)), torch.float64)
     assert all(torch.equal(a, b) for a, b in zip(expected, spoiled, strict=True))
 
 
@@ -135,6 +160,13 @@ def test_nothing_waits_for_the_device(emulated):
         seen = {event.key.removeprefix("aten::") for event in profile.key_averages()}
         assert "mm" in seen
         assert not seen & waits
+
+
+@pytest.mark.skipif(not seqcuda.engines("cuda"), reason="the extension is built without CUDA")
+def test_what_is_built_with_cuda_is_registered_for_it():
+    for name in ("seqcuda::sequence", "seqcuda::sequence_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+    assert "cuda" in _backend.devices()
 
 
 def test_engines_by_name(emulated):
@@ -165,7 +197,7 @@ def test_a_removed_barrier_is_noticed(emulated):
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_a_wrong_index_is_noticed(emulated, cell):
     with fault(emulated, "shifted index"), pytest.raises(AssertionError):
-        check(emulated, Problem(cell, B=4, H=64), torch.float32)
+        Place(emulated, "cpu").check(Problem(cell, B=4, H=64), torch.float32)
 
 
 def sanitized(*arguments: str) -> subprocess.CompletedProcess:
