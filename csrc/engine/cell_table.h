@@ -32,7 +32,7 @@ constexpr CellCounts counts_of() {
 #define SEQ_COUNTS(Cell) counts_of<Cell>(),
 inline constexpr auto kCells = [] {
   std::array cells{SEQ_FOR_EACH_CELL(SEQ_COUNTS)};
-  for (int i = 0; auto& cell : cells) cell.index = i++;
+  for (size_t i = 0; i < cells.size(); ++i) cells[i].index = static_cast<int>(i);
   return cells;
 }();
 #undef SEQ_COUNTS
