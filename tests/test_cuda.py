@@ -30,6 +30,7 @@ OPTIONS = {
     "both, lengths, resets, lean": {"reverse": (False, True), "ragged": "lengths", "resets": True, "save": "states"},
     "packed, resets": {"ragged": "packed", "resets": True},
     "one step of one row": {"T": 1, "B": 1},
+    "no input features": {"I": 0},
     "more than one block": {"T": 3, "B": 9, "H": 70, "ragged": "lengths", "resets": True},
 }
 

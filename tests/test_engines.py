@@ -14,7 +14,7 @@ from walks import Problem, assert_results, outputs_and_gradients, problems
 import seqcuda
 from seqcuda._backend import compiled
 from seqcuda.cells import CELLS
-from seqcuda.testing import assert_within_rule
+from seqcuda.testing import assert_close_to_exact, assert_within_rule
 
 pytestmark = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
 

@@ -17,9 +17,10 @@ inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer
 
 constexpr int64_t kChunkBytes = 2 << 20;  // of the gates of a chunk: near the caches
 
-// x as [data rows, I] in the type of computation.
+// x as [data rows, I] in the type of computation, the numbers of a row side by side.
 inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer) {
-  return t.to(layer.compute).reshape({layer.rows, t.size(-1)});
+  const at::Tensor rows = t.to(layer.compute).reshape({layer.rows, t.size(-1)});
+  return rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 
 // The rows of a chunk, dense.
