@@ -9,6 +9,7 @@ PY := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.seqcuda-requirements
 BUILT := build/.installed
 TREE := $(wildcard csrc/*/*.* csrc/*/*/*.*)
+FORMATTED := $(TREE) $(wildcard tests/cpp/*.* tests/cuda_emulation/*.cpp tests/cuda_emulation/*.h tests/cuda_emulation/include/*.h)
 ARGS ?=
 
 ifneq ($(words $(VENV)),1)
@@ -16,7 +17,7 @@ $(error seqcuda: make cannot use the virtual environment "$(VENV)", whose path h
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test build check bench format lint sdist wheel clean help
+.PHONY: demo test build check bench cuda cuda-all format lint sdist wheel clean help
 .DEFAULT_GOAL := help
 
 demo: build  ## train a language model with torch.nn and with seqcuda (TEXT=file, ARGS="--cell gru")
@@ -36,16 +37,22 @@ check: build  ## self-test of every cell, dtype and engine on this machine
 bench: build  ## paired timing against torch.nn
 	$(PY) -m seqcuda bench $(ARGS)
 
+cuda: $(ENVIRONMENT)  ## compile the CUDA kernels for three GPUs and print what each needs; fails where one spills
+	$(PY) scripts/cuda_resources.py $(ARGS)
+
+cuda-all: $(ENVIRONMENT)  ## the same for every GPU that nvcc knows
+	$(PY) scripts/cuda_resources.py --all $(ARGS)
+
 format: $(ENVIRONMENT)  ## format Python and C++
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
-	$(if $(TREE),$(VENV)/bin/clang-format -i $(TREE))
+	$(if $(TREE),$(VENV)/bin/clang-format -i $(FORMATTED))
 
 lint: $(ENVIRONMENT)  ## what CI checks: format and lint of Python and C++
 	@status=0; \
 	  $(PY) -m ruff format --check . || status=1; \
 	  $(PY) -m ruff check . || status=1; \
-	  $(if $(TREE),$(VENV)/bin/clang-format --dry-run --Werror $(TREE) || status=1;) \
+	  $(if $(TREE),$(VENV)/bin/clang-format --dry-run --Werror $(FORMATTED) || status=1;) \
 	  exit $$status
 
 sdist: $(ENVIRONMENT)  ## dist/seqcuda-*.tar.gz

@@ -48,14 +48,13 @@ def find_nvcc() -> str | None:
 
 
 def cuda_sources() -> list[str]:
-    """The .cu files to compile; never decided by whether a GPU is visible: build machines have none."""
-    choice, sources, nvcc = os.environ.get("SEQCUDA_CUDA", "auto"), sorted(glob("csrc/cuda/*.cu")), find_nvcc()
+    """What only a build with CUDA compiles; never decided by whether a GPU is visible: build machines have none."""
+    choice, nvcc = os.environ.get("SEQCUDA_CUDA", "auto"), find_nvcc()
+    sources = [f for kind in ("cuda/*.cu", "cuda/*.cpp", "ops/cuda/*.cpp") for f in sorted(glob(f"csrc/{kind}"))]
     if choice not in ("auto", "0", "1"):
         stop(f"SEQCUDA_CUDA must be auto, 0 or 1, got {choice!r}")
     if choice == "1" and nvcc is None:
         stop("SEQCUDA_CUDA=1 asks for CUDA, but there is no nvcc in CUDA_HOME/bin, on PATH or in /usr/local/cuda/bin")
-    if choice == "1" and not sources:
-        stop("SEQCUDA_CUDA=1 asks for CUDA, but this version has no CUDA sources (csrc/cuda/*.cu)")
     return sources if choice != "0" and nvcc else []
 
 
@@ -89,7 +88,6 @@ def compiled_module() -> dict:
         "seqcuda._C",
         sorted(glob("csrc/cpu/*.cpp")) + sorted(glob("csrc/ops/*.cpp")) + cuda,
         include_dirs=[os.path.abspath("csrc")],
-        define_macros=[("SEQCUDA_WITH_CUDA", "1")] if cuda else [],
         extra_compile_args={"cxx": [*CXX_FLAGS, *openmp, *quiet, version], "nvcc": [*NVCC_FLAGS, version]},
     )
     if not extension.sources:

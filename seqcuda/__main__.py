@@ -30,6 +30,7 @@ def info() -> dict:
         "instruction set": compiled.instruction_set() if compiled else None,
         "instruction sets": list(compiled.instruction_sets()) if compiled else [],
         "engines": list(_backend.engines()),
+        "CUDA engines": list(_backend.engines("cuda")),
         "devices": list(compiled.devices()) if compiled else [],
         "cells": {name: bool(compiled) and name in compiled.cells() for name in CELLS},
         "threads": torch.get_num_threads(),

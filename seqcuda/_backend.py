@@ -51,11 +51,10 @@ else:
 
 
 # Asked at every call, so known once.
-_ENGINES = tuple(compiled.engines()) if compiled else ()
+_ENGINES = {device: tuple(compiled.engines(device)) for device in compiled.devices()} if compiled else {}
 _CELLS = frozenset(compiled.cells()) if compiled else frozenset()
-_DEVICES = frozenset(compiled.devices()) if compiled else frozenset()
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
-_NAMES = ("auto", "reference", *_ENGINES)
+_NAMES = ("auto", "reference", *dict.fromkeys(name for names in _ENGINES.values() for name in names))
 
 
 def _checked(name: str, source: str) -> str:
@@ -94,9 +93,14 @@ def backend(name: str) -> Iterator[None]:
         _selected.reset(token)
 
 
-def engines() -> tuple[str, ...]:
-    """The compiled engines, by name; empty where the extension is not built."""
-    return _ENGINES
+def devices() -> tuple[str, ...]:
+    """The types of device that have compiled engines; empty where the extension is not built."""
+    return tuple(_ENGINES)
+
+
+def engines(device: str = "cpu") -> tuple[str, ...]:
+    """The compiled engines of a type of device, by name; empty where there are none."""
+    return _ENGINES.get(device, ())
 
 
 def reason_for_reference(cell_name: str, x: Tensor) -> str:
@@ -105,8 +109,8 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
         return why_not_compiled
     if cell_name not in _CELLS:
         return f"cell {cell_name} has no compiled form"
-    if x.device.type not in _DEVICES:
-        return f"no compiled engine for device {x.device.type} (compiled: {', '.join(sorted(_DEVICES))})"
+    if x.device.type not in _ENGINES:
+        return f"no compiled engine for device {x.device.type} (compiled: {', '.join(_ENGINES)})"
     if x.dtype not in _DTYPES:
         return f"no compiled engine for {x.dtype}"
     if torch.jit.is_tracing():

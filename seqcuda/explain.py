@@ -114,10 +114,10 @@ def _plan(number: int, cell_name: str, x: Tensor, batch_sizes, weights, reverse:
     reason = _backend.reason_for_reference(cell_name, x)
     if asked == "reference":
         why = reason or "asked for by name"
-        others = {engine: reason or "the reference was asked for" for engine in _backend.engines()}
+        others = {engine: reason or "the reference was asked for" for engine in _backend.engines(x.device.type)}
         return LayerPlan(number, "reference", why, {}, others)
     found = _backend.compiled.explain(cell_name, x, weights, batch_sizes, reverse, asked)
     engine, why = found.pop("engine"), found.pop("why")
-    others = {name: f"{engine} was chosen: {why}" for name in _backend.engines() if name != engine}
+    others = {name: f"{engine} was chosen: {why}" for name in _backend.engines(x.device.type) if name != engine}
     others["reference"] = "a compiled engine can run"
     return LayerPlan(number, engine, why, found, others)

@@ -54,13 +54,14 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Runner:
-    """Who computes: a backend by name and, for a compiled engine, an instruction set."""
+    """Who computes, and where: a backend by name and, for a compiled engine of the CPU, an instruction set."""
 
     backend: str
     instruction_set: str = ""
+    device: str = "cpu"
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.instruction_set}".strip()
+        return f"{self.backend} {self.instruction_set or self.device.removeprefix('cpu')}".strip()
 
     @contextlib.contextmanager
     def selected(self) -> Iterator[None]:
@@ -91,9 +92,12 @@ class Result:
 
 
 def runners() -> list[Runner]:
-    """All on this machine: the reference, then every compiled engine under every instruction set."""
+    """All on this machine: the reference, every compiled engine under every instruction set, and those of a GPU."""
     sets = _backend.compiled.instruction_sets() if _backend.compiled else ()
-    return [Runner("reference"), *(Runner(engine, name) for engine in _backend.engines() for name in sets)]
+    found = [Runner("reference"), *(Runner(engine, name) for engine in _backend.engines() for name in sets)]
+    if torch.cuda.is_available():
+        found += [Runner(engine, device="cuda") for engine in _backend.engines("cuda")]
+    return found
 
 
 def run() -> Iterator[Result]:
@@ -110,7 +114,7 @@ def check(cell: str, runner: Runner, dtype: torch.dtype) -> Result:
         exact = _exact(cell, form, dtype)
         try:
             with runner.selected():
-                actual = _compute(_walk(cell, form), _inputs(cell, form, dtype), dtype)
+                actual = _compute(_walk(cell, form), _inputs(cell, form, dtype), dtype, runner.device)
             for name, value in actual.items():
                 if value.numel():
                     unit = testing.ulp(exact[name], dtype) or torch.finfo(dtype).tiny
@@ -166,27 +170,29 @@ def _inputs(cell: str, form: Form, dtype: torch.dtype) -> Inputs:
     )
 
 
-def _compute(walk: Walk, inputs: Inputs, dtype: torch.dtype) -> dict[str, Tensor]:
+def _compute(walk: Walk, inputs: Inputs, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
     """Outputs, states and gradients by the selected backend, by name."""
 
     def leaf(t: Tensor | None) -> Tensor | None:
-        return t.to(dtype, copy=True).requires_grad_() if t is not None and t.is_floating_point() else t
+        if t is None or t is inputs.batch_sizes:
+            return t
+        return t.to(device, dtype, copy=True).requires_grad_() if t.is_floating_point() else t.to(device)
 
     inputs = Inputs.from_tensors(tuple(leaf(t) for t in inputs.tensors()))
     out = autograd.sequence(walk, inputs)
     c_all = out.c_all
     if inputs.lengths is not None:  # undefined past the ends
-        alive = torch.arange(T)[:, None] < inputs.lengths
+        alive = torch.arange(T, device=device)[:, None] < inputs.lengths
         c_all = torch.where(alive[:, :, None], c_all, 0)
     outputs = {"y": out.y, "h_n": out.h_n, "c_n": out.c_n, "c of all steps": c_all}
-    loss = sum((value.double() * _cotangent(value.shape)).sum() for value in outputs.values())
+    loss = sum((value.double() * _cotangent(value.shape).to(device)).sum() for value in outputs.values())
     leaves = {name: t for name, t in _named(inputs).items() if t is not None and t.requires_grad}
     grads = torch.autograd.grad(loss, leaves.values())
     gradients = {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
     with torch.inference_mode():
         inference = autograd.sequence(walk._replace(save="nothing", return_states=False), inputs)
     again = {"y of inference": inference.y, "h_n of inference": inference.h_n, "c_n of inference": inference.c_n}
-    return {k: v.detach() for k, v in (outputs | gradients | again).items()}
+    return {k: v.detach().cpu() for k, v in (outputs | gradients | again).items()}
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor | None]:

@@ -9,8 +9,7 @@ import sys
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from walks import Problem, outputs_and_gradients
+from walks import Problem, assert_results, outputs_and_gradients, problems
 
 import seqcuda
 from seqcuda._backend import compiled
@@ -22,28 +21,6 @@ pytestmark = pytest.mark.skipif(compiled is None, reason="the extension is delib
 INSTRUCTION_SETS = compiled.instruction_sets() if compiled else []
 
 
-@st.composite
-def problems(draw) -> Problem:
-    """Sizes around those of tiles and vectors, which they do not divide."""
-    cell = draw(st.sampled_from(sorted(CELLS)))
-    H = draw(st.sampled_from([1, 3, 5, 8, 16, 17, 33, 50]))
-    return Problem(
-        cell,
-        T=draw(st.sampled_from([1, 2, 3, 7, 20])),
-        B=draw(st.sampled_from([1, 2, 3, 4, 5, 13, 31])),
-        I=draw(st.integers(1, 9)),
-        H=H,
-        P=draw(st.integers(1, H - 1)) if cell == "lstm" and H > 1 and draw(st.booleans()) else None,
-        reverse=draw(st.sampled_from([(False,), (True,), (False, True)])),
-        ragged=draw(st.sampled_from(["no", "lengths", "packed"])),
-        resets=draw(st.booleans()),
-        bias=draw(st.booleans()),
-        initial=draw(st.booleans()),
-        save=draw(st.sampled_from(["all", "states"])),
-        seed=draw(st.integers(0, 99)),
-    )
-
-
 @pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request):
     before = compiled.instruction_set()
@@ -53,21 +30,7 @@ def instruction_set(request):
 
 
 def check(problem: Problem, dtype: torch.dtype, engine: str) -> None:
-    """The rule over all results at once: where an activation is saturated its derivative is a small difference of
-    large numbers, so the scale of all results is that of the errors of each. The rival is the reference at the same
-    dtype; in float64, where it is the oracle, there is none."""
-    exact, ours = (outputs_and_gradients(problem, *run) for run in ((torch.float64, "reference"), (dtype, engine)))
-    assert [t.shape for t in ours] == [t.shape for t in exact]
-    exact, ours = joined(exact), joined(ours)
-    if dtype == torch.float64:
-        assert_close_to_exact(ours, exact)
-    else:
-        assert_within_rule(ours, joined(outputs_and_gradients(problem, dtype, "reference")), exact)
-
-
-def joined(results: list[torch.Tensor]) -> torch.Tensor:
-    dtype = results[0].dtype
-    return torch.cat([t.reshape(-1) for t in results]).to(dtype)
+    assert_results(problem, dtype, outputs_and_gradients(problem, dtype, engine))
 
 
 @pytest.mark.parametrize("engine", seqcuda.engines())

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 import seqcuda
 from seqcuda import autograd
 from seqcuda.cells import CELLS
+from seqcuda.testing import assert_close_to_exact, assert_within_rule
 from seqcuda.walk import Inputs, Walk
 
 
@@ -84,17 +86,90 @@ def differentiable(tensors: tuple[Tensor | None, ...]) -> list[int]:
     return [i for i, t in enumerate(tensors) if t is not None and t.is_floating_point()]
 
 
+def tensors_for(problem: Problem, dtype: torch.dtype) -> list[Tensor | None]:
+    """The inputs at a dtype: the same numbers at every dtype."""
+    tensors = list(problem.inputs(torch.float64).tensors())
+    for i in differentiable(tensors):
+        source = tensors[i].to(torch.float16 if dtype == torch.float16 else torch.bfloat16)
+        tensors[i] = source.to(dtype)
+    return tensors
+
+
+def weightings(problem: Problem, outputs) -> list[Tensor]:
+    """What the gradients weigh the outputs by, float64."""
+    generator = torch.Generator().manual_seed(problem.seed + 1)
+    return [torch.randn(o.shape, dtype=torch.float64, generator=generator) for o in outputs]
+
+
 def outputs_and_gradients(problem: Problem, dtype: torch.dtype, backend: str) -> list[Tensor]:
     """All outputs, and the gradients of a fixed random weighting of them for all inputs, float64 weights throughout."""
-    tensors = list(problem.inputs(torch.float64).tensors())
+    tensors = tensors_for(problem, dtype)
     wanted = differentiable(tensors)
     for i in wanted:
-        # Half inputs of the float64 run are the same numbers.
-        source = tensors[i].to(torch.float16 if dtype == torch.float16 else torch.bfloat16)
-        tensors[i] = source.to(dtype).requires_grad_()
+        tensors[i].requires_grad_()
     with seqcuda.backend(backend):
         outputs = results(problem, tuple(tensors))
-    generator = torch.Generator().manual_seed(problem.seed + 1)
-    loss = sum((torch.randn(o.shape, dtype=torch.float64, generator=generator) * o.double()).sum() for o in outputs)
+    weights = weightings(problem, outputs)
+    loss = sum((w * o.double()).sum() for w, o in zip(weights, outputs, strict=True))
     gradients = torch.autograd.grad(loss, [tensors[i] for i in wanted], allow_unused=True, materialize_grads=True)
     return [*outputs, *gradients]
+
+
+def op_outputs_and_gradients(problem: Problem, dtype: torch.dtype, ops, device: str = "cpu") -> list[Tensor]:
+    """The same of a bare op pair, `ops.sequence` and `ops.sequence_backward`, without autograd."""
+    tensors = tensors_for(problem, dtype)
+    tensors = [t if t is None or i == 4 else t.to(device) for i, t in enumerate(tensors)]  # batch_sizes stay
+    inputs = Inputs.from_tensors(tuple(tensors))
+    states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
+    walk = (problem.cell, inputs.x, inputs.weights, *states)
+    y, h_n, c_n, c_all, saved = ops.sequence(*walk, problem.reverse, problem.save, "auto")
+    outputs = [y, h_n, c_n, *([c_all] if problem.return_states else [])]
+    weights = [w.to(o) for w, o in zip(weightings(problem, outputs), outputs, strict=True)]
+    needs = [i in differentiable(tensors) for i in range(len(tensors))]
+    grads = (*weights, *([] if problem.return_states else [None]))
+    *of_inputs, of_weights = ops.sequence_backward(
+        problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, "auto", needs
+    )
+    x, h0, c0, reset_h, reset_c = of_inputs
+    gradients = (x, h0, c0, None, None, None, reset_h, reset_c, *of_weights)
+    return [t.cpu() for t in (*outputs, *(g for g, need in zip(gradients, needs, strict=True) if need))]
+
+
+def assert_results(problem: Problem, dtype: torch.dtype, ours: list[Tensor]) -> None:
+    """The rule over all results at once: where an activation is saturated its derivative is a small difference of
+    large numbers, so the scale of all results is that of the errors of each. The rival is the reference at the same
+    dtype; in float64, where it is the oracle, there is none."""
+    exact = outputs_and_gradients(problem, torch.float64, "reference")
+    assert [t.shape for t in ours] == [t.shape for t in exact]
+    if dtype == torch.float64:
+        assert_close_to_exact(joined(ours), joined(exact))
+    else:
+        rival = outputs_and_gradients(problem, dtype, "reference")
+        assert_within_rule(joined(ours), joined(rival), joined(exact))
+
+
+def joined(results: list[Tensor]) -> Tensor:
+    dtype = results[0].dtype
+    return torch.cat([t.reshape(-1) for t in results]).to(dtype)
+
+
+@st.composite
+def problems(draw) -> Problem:
+    """Sizes around those of tiles and vectors, which they do not divide."""
+    cell = draw(st.sampled_from(sorted(CELLS)))
+    H = draw(st.sampled_from([1, 3, 5, 8, 16, 17, 33, 50]))
+    return Problem(
+        cell,
+        T=draw(st.sampled_from([1, 2, 3, 7, 20])),
+        B=draw(st.sampled_from([1, 2, 3, 4, 5, 13, 31])),
+        I=draw(st.integers(1, 9)),
+        H=H,
+        P=draw(st.integers(1, H - 1)) if cell == "lstm" and H > 1 and draw(st.booleans()) else None,
+        reverse=draw(st.sampled_from([(False,), (True,), (False, True)])),
+        ragged=draw(st.sampled_from(["no", "lengths", "packed"])),
+        resets=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        initial=draw(st.booleans()),
+        save=draw(st.sampled_from(["all", "states"])),
+        seed=draw(st.integers(0, 99)),
+    )

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/barrier.h"
+#include "engine/cell_table.h"
 #include "engine/problem.h"
 
 namespace seq::cpu {
@@ -44,14 +45,9 @@ struct Gemm {
   int64_t ldo = 0;
 };
 
-constexpr int kMaxPhases = 2;
-
 template <class T>
 struct Kernels {
-  const char* name;
-  int gates, states, saved, phases;
-  int phase_begin[kMaxPhases + 1];
-  bool same_grads, projects;
+  int phases, phase_begin[kMaxPhases + 1];
   int64_t forward_block, projection_block, backward_block, gemm_block;  // units per panel
 
   // Panels [begin, end) of one weight matrix.

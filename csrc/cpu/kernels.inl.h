@@ -28,12 +28,9 @@ constexpr cpu::Kernels<T> table_of() {
   using Traits = CellTraits<Cell>;
   using F = ForwardWalk<Cell, T>;
   using B = BackwardWalk<Cell, T>;
-  static_assert(Traits::phases() <= cpu::kMaxPhases);
   cpu::Kernels<T> k{};
-  k.name = Cell::kName;
-  k.gates = Traits::kGates, k.states = Traits::kStates, k.saved = Traits::kSaved, k.phases = Traits::phases();
+  k.phases = Traits::phases();
   for (int p = 0; p <= Traits::phases(); ++p) k.phase_begin[p] = Traits::phase_begin(p);
-  k.same_grads = Traits::kSameGrads, k.projects = Traits::projects();
   k.forward_block = F::kBlock, k.projection_block = F::kProjectionBlock, k.backward_block = B::kBlock;
   k.gemm_block = GemmWalk<T>::kBlock, k.gemm_rows = GemmWalk<T>::kCopied, k.gemm = &GemmWalk<T>::run;
   k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;

@@ -11,16 +11,16 @@ struct CellTraits {
   static constexpr int kExtra = kStates - 1;  // the states beside h
   static constexpr bool kSameGrads = Cell::kSameGrads;
 
-  static constexpr int phases() {
+  SEQ_HD static constexpr int phases() {
     if constexpr (requires { Cell::kPhases; }) return Cell::kPhases;
     return 1;
   }
-  static constexpr int phase_begin(int p) {
+  SEQ_HD static constexpr int phase_begin(int p) {
     if constexpr (requires { Cell::kPhases; }) return Cell::kPhaseBegin[p];
     return p * kGates;
   }
-  static constexpr int phase_gates(int p) { return phase_begin(p + 1) - phase_begin(p); }
-  static constexpr bool projects() {
+  SEQ_HD static constexpr int phase_gates(int p) { return phase_begin(p + 1) - phase_begin(p); }
+  SEQ_HD static constexpr bool projects() {
     if constexpr (requires { Cell::kProjects; }) return Cell::kProjects;
     return false;
   }

@@ -2,15 +2,12 @@
 #pragma once
 
 #include "cpu/instruction_set.h"
+#include "ops/chunks.h"
 #include "ops/layer.h"
 #include "ops/packed_product.h"
 #include "ops/team.h"
 
 namespace seq::ops {
-
-struct DirectionWeights {
-  at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;
-};
 
 inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer, int64_t d) {
   const auto* w = &a.weights[Layer::kWeights * d];
@@ -18,29 +15,12 @@ inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer
           computed(w[4], layer)};
 }
 
-// Walk steps [k0, k1) and, for one direction, the steps [t0, t1) and dense rows [r0, r1) that they are.
-struct Chunk {
-  int64_t k0, k1, t0, t1, r0, r1;
-  int64_t rows() const { return r1 - r0; }
-};
+constexpr int64_t kChunkBytes = 2 << 20;  // of the gates of a chunk: near the caches
 
-inline Chunk chunk_of(const PlanStorage& plan, int64_t k0, int64_t k1, bool reverse) {
-  const int64_t T = plan.plan.steps, t0 = reverse ? T - k1 : k0, t1 = reverse ? T - k0 : k1;
-  return {k0, k1, t0, t1, plan.start[t0], plan.start[t1]};
-}
-
-constexpr int64_t kChunkBytes = 2 << 20;  // of the gates of a chunk
-
-// Steps per chunk: so that a chunk's gates stay near the caches, and its products are large enough to be fast.
-inline int64_t steps_per_chunk(const Layer& layer, int64_t least_rows) {
-  const int64_t row = layer.cell.gates * layer.hidden * static_cast<int64_t>(at::elementSize(layer.compute));
-  const int64_t rows = std::max(kChunkBytes / std::max<int64_t>(row, 1), least_rows);
-  return std::max<int64_t>(1, rows / std::max<int64_t>(layer.batch, 1));
-}
-
-// x as [data rows, I] in the type of computation.
+// x as [data rows, I] in the type of computation, the numbers of a row side by side.
 inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer) {
-  return t.to(layer.compute).reshape({layer.rows, t.size(-1)});
+  const at::Tensor rows = t.to(layer.compute).reshape({layer.rows, t.size(-1)});
+  return rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 
 // The rows of a chunk, dense.

@@ -1,10 +1,25 @@
 #include "ops/engines.h"
 
+#include "cpu/instruction_set.h"
+#include "ops/devices.h"
+#include "ops/team.h"
+
 namespace seq::ops {
 
-std::vector<std::string> engine_names() { return {"panel", "stepwise"}; }
+namespace {
 
-std::string engine_name(Engine engine) { return engine == Engine::kPanel ? "panel" : "stepwise"; }
+Explanation explain(const Layer& layer, const std::string& asked) {
+  const Choice choice = choose_engine(layer, asked);
+  const bool panel = choice.engine == Engine::kPanel;
+  return {{"engine", panel ? "panel" : "stepwise"},
+          {"why", choice.why},
+          {"instruction_set", cpu::instruction_set()},
+          {"threads", panel ? make_team(layer).describe() : "as ATen's products choose"}};
+}
+
+const AddDevice cpu_device("cpu", {{"panel", "stepwise"}, &explain});
+
+}  // namespace
 
 Choice choose_engine(const Layer& layer, const std::string& asked) {
   if (asked == "panel") return {Engine::kPanel, "asked for by name"};

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "ops/layer.h"
 
@@ -17,9 +16,6 @@ struct Choice {
   Engine engine;
   std::string why;
 };
-
-std::vector<std::string> engine_names();
-std::string engine_name(Engine engine);
 
 // `asked` is "auto" or a name; throws for an unknown one.
 Choice choose_engine(const Layer& layer, const std::string& asked);

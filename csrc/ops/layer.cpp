@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "cpu/instruction_set.h"
-
 namespace seq::ops {
 
 namespace {
@@ -20,20 +18,11 @@ void check_shape(const OptionalTensor& t, const char* name, at::IntArrayRef expe
 
 }  // namespace
 
-std::vector<std::string> cell_names() {
-  std::vector<std::string> names;
-  for (int i = 0; const auto* k = cpu::kernels<float>(i); ++i) names.emplace_back(k->name);
-  return names;
-}
+const CellCounts& cell_counts(int index) { return kCells[index]; }
 
-CellCounts cell_counts(int index) {
-  const auto& k = *cpu::kernels<float>(index);
-  return {index, k.gates, k.states, k.saved, k.phases, k.same_grads, k.projects};
-}
-
-CellCounts cell_counts(std::string_view name) {
-  for (int i = 0; const auto* k = cpu::kernels<float>(i); ++i)
-    if (name == k->name) return cell_counts(i);
+const CellCounts& cell_counts(std::string_view name) {
+  for (const CellCounts& cell : kCells)
+    if (name == cell.name) return cell;
   TORCH_CHECK_VALUE(false, "seqcuda: no compiled cell is named '", name, "'");
 }
 
@@ -102,6 +91,20 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)) {
 Rounding Layer::rounding() const {
   if (dtype == at::kBFloat16) return Rounding::kBfloat16;
   return dtype == at::kHalf ? Rounding::kFloat16 : Rounding::kNone;
+}
+
+at::Tensor Layer::with_leading(const at::Tensor& t, int64_t dim) const {
+  if (packed) return t;
+  std::vector<int64_t> sizes = t.sizes().vec();
+  sizes[dim] = steps;
+  sizes.insert(sizes.begin() + dim + 1, batch);
+  return t.view(sizes);
+}
+
+Kept::Kept(const std::string& save, const Layer& layer)
+    : states(save != "nothing" && layer.extra() > 0), gates(save == "all" && layer.cell.saved > 0) {
+  TORCH_CHECK_VALUE(save == "nothing" || save == "states" || save == "all",
+                    "seqcuda: save must be nothing, states or all, got '", save, "'");
 }
 
 at::Tensor computed(const OptionalTensor& t, const Layer& layer) {

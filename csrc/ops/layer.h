@@ -4,11 +4,13 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "engine/cell_table.h"
 #include "engine/problem.h"
 
 namespace seq::ops {
@@ -25,15 +27,9 @@ struct Arguments {
   std::vector<bool> reverse;
 };
 
-struct CellCounts {
-  int index, gates, states, saved, phases;
-  bool same_grads, projects;
-};
-
 // By name, which throws for an unknown one, or by index.
-CellCounts cell_counts(std::string_view name);
-CellCounts cell_counts(int index);
-std::vector<std::string> cell_names();
+const CellCounts& cell_counts(std::string_view name);
+const CellCounts& cell_counts(int index);
 
 // Which rows walk at which step, on the host.
 struct PlanStorage {
@@ -55,8 +51,21 @@ struct Layer {
   int64_t extra() const { return cell.states - 1; }
   bool projected() const { return width != hidden; }
   Rounding rounding() const;
+  // Dimension `dim` of t, data rows, as the caller gave them: (T, B) or (N).
+  at::Tensor with_leading(const at::Tensor& t, int64_t dim) const;
   // Rows of the weights: weight_ih, weight_hh, bias_ih, bias_hh, weight_hr of direction d.
   static constexpr int kWeights = 5;
+};
+
+// What the forward keeps for the backward; throws for an unknown `save`.
+struct Kept {
+  Kept(const std::string& save, const Layer& layer);
+  bool states, gates;
+};
+
+struct DirectionWeights {
+  at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;
+  std::array<at::Tensor, Layer::kWeights> all() const { return {w_ih, w_hh, b_ih, b_hh, w_hr}; }
 };
 
 PlanStorage make_plan(const Arguments& a, const Layer& layer);

@@ -2,9 +2,8 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "cpu/instruction_set.h"
-#include "ops/engines.h"
+#include "ops/devices.h"
 #include "ops/quick_step.h"
-#include "ops/team.h"
 
 namespace py = pybind11;
 
@@ -14,28 +13,36 @@ namespace {
 
 py::dict cells() {
   py::dict all;
-  for (int i = 0; const auto* k = cpu::kernels<float>(i); ++i) {
+  for (const CellCounts& cell : kCells) {
     py::dict counts;
-    counts["gates"] = k->gates;
-    counts["states"] = k->states;
-    counts["saved"] = k->saved;
-    counts["phases"] = k->phases;
-    all[k->name] = counts;
+    counts["gates"] = cell.gates;
+    counts["states"] = cell.states;
+    counts["saved"] = cell.saved;
+    counts["phases"] = cell.phases;
+    all[cell.name] = counts;
   }
   return all;
+}
+
+std::vector<std::string> device_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, device] : devices()) names.push_back(name);
+  return names;
+}
+
+const Device& device_named(const std::string& name) {
+  const auto found = devices().find(name);
+  TORCH_CHECK_VALUE(found != devices().end(), "seqcuda: no engines were compiled for device '", name, "'");
+  return found->second;
 }
 
 // What `engine` ("auto" or a name) becomes for this layer.
 py::dict explain(const std::string& cell, const at::Tensor& x, const std::vector<OptionalTensor>& weights,
                  const OptionalTensor& batch_sizes, const std::vector<bool>& reverse, const std::string& engine) {
   Arguments a{cell, x, weights, {}, {}, {}, batch_sizes, {}, {}, {}, reverse};
-  const Layer layer(a);
-  const Choice choice = choose_engine(layer, engine);
+  const Device& device = device_named(c10::DeviceTypeName(x.device().type(), /*lower_case=*/true));
   py::dict out;
-  out["engine"] = engine_name(choice.engine);
-  out["why"] = choice.why;
-  out["instruction_set"] = cpu::instruction_set();
-  out["threads"] = choice.engine == Engine::kPanel ? make_team(layer).describe() : "as ATen's products choose";
+  for (const auto& [name, value] : device.explain(Layer(a), engine)) out[name.c_str()] = value;
   return out;
 }
 
@@ -44,8 +51,10 @@ py::dict explain(const std::string& cell, const at::Tensor& x, const std::vector
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "What seqcuda's compiled extension holds.";
   m.def("cells", &cells, "The compiled cells: name -> gates, states, saved, phases.");
-  m.def("engines", &engine_names, "The engines, by name.");
-  m.def("devices", [] { return std::vector<std::string>{"cpu"}; }, "The devices with compiled engines.");
+  m.def("devices", &device_names, "The types of device with compiled engines.");
+  m.def(
+      "engines", [](const std::string& device) { return device_named(device).engines; }, py::arg("device"),
+      "The engines of a device, by name.");
   m.def("instruction_sets", &cpu::instruction_sets, "The CPU builds that this machine can run, best last.");
   m.def("instruction_set", &cpu::instruction_set, "The CPU build in use.");
   m.def(

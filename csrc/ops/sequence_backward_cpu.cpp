@@ -1,9 +1,8 @@
 // The backward of a layer on the CPU: chunks of time from the last to the first. A chunk: what lean training did not
 // keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each.
-#include <array>
-
 #include "ops/cpu_common.h"
 #include "ops/engines.h"
+#include "ops/gradients.h"
 #include "ops/sequence.h"
 
 namespace seq::ops {
@@ -11,14 +10,6 @@ namespace seq::ops {
 namespace {
 
 constexpr int64_t kChunkLeastRows = 256;  // a product over fewer rows is far from the machine's rate
-
-// Which gradients are wanted, in the order of Inputs.tensors().
-struct Needs {
-  explicit Needs(const std::vector<bool>& n) : x(n[0]), h0(n[1]), c0(n[2]), reset_h(n[6]), reset_c(n[7]), all(n) {}
-  bool weight(int64_t d, int j) const { return all[8 + Layer::kWeights * d + j]; }
-  bool x, h0, c0, reset_h, reset_c;
-  std::vector<bool> all;
-};
 
 template <class T>
 struct DirectionBackward {
@@ -29,10 +20,6 @@ struct DirectionBackward {
   Forward<T> again;  // for the gates that lean training did not keep
   at::Tensor dh, dc, dgx, dgh, dh_out, saved, product;
 };
-
-at::Tensor empty_like_if(bool wanted, const at::Tensor& t) {
-  return wanted && t.defined() ? at::empty_like(t) : at::Tensor();
-}
 
 void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
   if (first)
@@ -70,7 +57,7 @@ class LayerBackward {
       dx_ = dx_once_ ? at::empty({layer.rows, layer.input}, options_) : at::zeros({layer.rows, layer.input}, options_);
     if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, options_);
     if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, options_);
-    steps_ = steps_per_chunk(layer, kChunkLeastRows);
+    steps_ = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
     const int64_t rows = std::min(steps_ * B, plan_.dense());
     if (plan_.plan.order) order_ = at::tensor(plan_.order);
     directions_.resize(D);
@@ -102,25 +89,18 @@ class LayerBackward {
     }
     if (chunks == 0)
       for (auto& dir : directions_)
-        for (const auto& g : gradients_of(dir))
+        for (const auto& g : dir.grads.all())
           if (g.defined()) g.zero_();
     return results();
   }
 
  private:
-  static std::array<at::Tensor, Layer::kWeights> gradients_of(const DirectionBackward<T>& dir) {
-    return {dir.grads.w_ih, dir.grads.w_hh, dir.grads.b_ih, dir.grads.b_hh, dir.grads.w_hr};
-  }
-
   void set_up(int64_t d, int64_t rows, const at::Tensor& grad_h_n, const at::Tensor& grad_c_n) {
     const int64_t B = layer_.batch, H = layer_.hidden, P = layer_.width, S = layer_.cell.states, G = layer_.cell.gates;
     auto& dir = directions_[d];
     auto& b = dir.b;
     dir.weights = direction_weights(a_, layer_, d);
-    dir.grads = {
-        empty_like_if(needs_.weight(d, 0), dir.weights.w_ih), empty_like_if(needs_.weight(d, 1), dir.weights.w_hh),
-        empty_like_if(needs_.weight(d, 2), dir.weights.b_ih), empty_like_if(needs_.weight(d, 3), dir.weights.b_hh),
-        empty_like_if(needs_.weight(d, 4), dir.weights.w_hr)};
+    dir.grads = empty_gradients(dir.weights, needs_, d, layer_);
     if (engine_ == Engine::kPanel) {
       dir.packed = pack_backward(kernels_, layer_, dir.weights);
       if (needs_.x) dir.w_ih = PackedMatrix<T>::of(kernels_, dir.weights.w_ih);
@@ -308,7 +288,7 @@ class LayerBackward {
       const auto& dir = directions_[d];
       if (needs_.h0) dh.push_back(by_row(dir.dh, 0));
       if (needs_.c0) dc.push_back(by_row(dir.dc, 1));
-      for (const auto& g : gradients_of(dir)) dw.push_back(given(g));
+      for (const auto& g : dir.grads.all()) dw.push_back(given(g));
     }
     return {given(dx_.defined() ? dx_.view(a_.x.sizes()) : dx_),
             given(needs_.h0 ? at::stack(dh) : at::Tensor()),
@@ -333,39 +313,13 @@ class LayerBackward {
   std::vector<DirectionBackward<T>> directions_;
 };
 
-// What came back and what was kept are of the shapes that the forward gives: the kernels trust them.
-void check_saved(const Saved& s, const Layer& layer, const at::Tensor& x) {
-  const int64_t D = layer.directions, B = layer.batch, H = layer.hidden;
-  const auto check = [&](const at::Tensor& t, const char* name, at::ScalarType dtype,
-                         const std::vector<int64_t>& shape) {
-    TORCH_CHECK(t.sizes() == at::IntArrayRef(shape), "seqcuda: ", name, " must have shape ", shape, ", got ",
-                t.sizes());
-    TORCH_CHECK(t.scalar_type() == dtype && t.device() == x.device(), "seqcuda: ", name, " must be ", dtype, " on ",
-                x.device(), ", got ", t.scalar_type(), " on ", t.device());
-  };
-  const auto with_rows = [&](std::vector<int64_t> before, int64_t last) {
-    before.insert(before.end(), layer.leading.begin(), layer.leading.end());
-    before.push_back(last);
-    return before;
-  };
-  check(s.y, "y", layer.dtype, with_rows({}, D * layer.width));
-  check(s.c_all, "c_all", layer.compute, with_rows({layer.extra(), D}, H));
-  if (s.saved.numel() > 0) check(s.saved, "saved", layer.compute, with_rows({D}, layer.cell.saved * H));
-  if (s.grad_y.has_value()) check(*s.grad_y, "grad_y", layer.dtype, s.y.sizes().vec());
-  if (s.grad_h_n.has_value()) check(*s.grad_h_n, "grad_h_n", layer.dtype, {D, B, layer.width});
-  if (s.grad_c_n.has_value()) check(*s.grad_c_n, "grad_c_n", layer.dtype, {layer.extra(), D, B, H});
-  if (s.grad_c_all.has_value()) check(*s.grad_c_all, "grad_c_all", layer.compute, s.c_all.sizes().vec());
-}
-
 }  // namespace
 
 SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,
                                         const std::vector<bool>& needs) {
   const Layer layer(a);
-  TORCH_CHECK(needs.size() == 8 + a.weights.size(), "seqcuda: needs must have ", 8 + a.weights.size(), " entries, got ",
-              needs.size());
   const Engine chosen = choose_engine(layer, engine).engine;
-  const Needs wanted(needs);
+  const Needs wanted(needs, layer);
   check_saved(s, layer, a.x);
   if (layer.compute == at::kDouble) return LayerBackward<double>(a, s, layer, chosen, wanted).run();
   return LayerBackward<float>(a, s, layer, chosen, wanted).run();

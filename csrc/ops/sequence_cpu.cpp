@@ -72,13 +72,12 @@ void stepwise(const cpu::Kernels<T>& kernels, const Layer& layer, const PlanStor
 }
 
 template <class T>
-SequenceResult run(const Arguments& a, const Layer& layer, const std::string& save, Engine engine) {
+SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine) {
   const cpu::Kernels<T>& kernels = *cpu::kernels<T>(layer.cell.index);
   const PlanStorage plan = make_plan(a, layer);
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
   const int64_t rows = layer.rows, G = layer.cell.gates;
   const auto options = a.x.options().dtype(layer.compute);
-  const bool keep_states = save != "nothing" && S > 1, keep_gates = save == "all" && layer.cell.saved > 0;
 
   const at::Tensor h0 = computed(a.h0, layer), c0 = computed(a.c0, layer);
   const at::Tensor reset_h = computed(a.reset_h, layer), reset_c = computed(a.reset_c, layer);
@@ -86,14 +85,14 @@ SequenceResult run(const Arguments& a, const Layer& layer, const std::string& sa
   const at::Tensor x = flat_rows(a.x, layer);
   at::Tensor y = at::empty({rows, D * P}, options);
   at::Tensor h_n = at::empty({D, B, P}, options), c_n = at::empty({S - 1, D, B, H}, options);
-  at::Tensor c_all = at::empty({keep_states ? S - 1 : 0, D, rows, H}, options);
-  at::Tensor saved = at::empty({keep_gates ? D : 0, rows, layer.cell.saved * H}, options);
-  const bool scratch = kernels.phases > 1 && !keep_gates;
+  at::Tensor c_all = at::empty({kept.states ? S - 1 : 0, D, rows, H}, options);
+  at::Tensor saved = at::empty({kept.gates ? D : 0, rows, layer.cell.saved * H}, options);
+  const bool scratch = kernels.phases > 1 && !kept.gates;
   // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
   if (plan.plan.order)
     for (const auto& t : {y.unsqueeze(0), c_all.flatten(0, 1), saved}) zero_dead_rows<T>(t, plan);
 
-  const int64_t steps = steps_per_chunk(layer, 1);
+  const int64_t steps = steps_per_chunk(layer, kChunkBytes, 1);
   const int64_t chunk_rows = std::min(steps * B, plan.dense());
   std::vector<DirectionForward<T>> directions(D);
   for (int64_t d = 0; d < D; ++d) {
@@ -119,7 +118,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const std::string& sa
       dir.operand = at::empty({B, H}, options);
       dir.f.operand = dir.operand.template mutable_data_ptr<T>();
     }
-    if (keep_gates) dir.f.saved = saved[d].template mutable_data_ptr<T>();
+    if (kept.gates) dir.f.saved = saved[d].template mutable_data_ptr<T>();
     if (scratch) {
       dir.scratch = at::empty({chunk_rows, layer.cell.saved * H}, options);
       dir.f.saved = dir.scratch.template mutable_data_ptr<T>();
@@ -173,31 +172,23 @@ SequenceResult run(const Arguments& a, const Layer& layer, const std::string& sa
     else
       c.copy_(directions[d].c);
   }
-  auto with_leading = [&](const at::Tensor& t, int64_t at_dim) {
-    if (layer.packed) return t;
-    std::vector<int64_t> sizes = t.sizes().vec();
-    sizes[at_dim] = layer.leading[0];
-    sizes.insert(sizes.begin() + at_dim + 1, layer.leading[1]);
-    return t.view(sizes);
-  };
-  return {with_leading(y, 0).to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype), with_leading(c_all, 2),
-          with_leading(saved, 1)};
+  return {layer.with_leading(y, 0).to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype),
+          layer.with_leading(c_all, 2), layer.with_leading(saved, 1)};
 }
 
 // One step of one direction, as the cells and the streams of a layer call it: no plan, no buffers but the results.
 template <class T>
-SequenceResult single_step(const Arguments& a, const Layer& layer, const std::string& save) {
+SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& kept) {
   const cpu::Kernels<T>& kernels = *cpu::kernels<T>(layer.cell.index);
   const int64_t B = layer.batch, H = layer.hidden, G = layer.cell.gates, S = layer.cell.states;
   const auto options = a.x.options().dtype(layer.compute);
   const DirectionWeights w = direction_weights(a, layer, 0);
   const at::Tensor x = flat_rows(a.x, layer), c0 = computed(a.c0, layer);
   const at::Tensor h0 = a.h0.has_value() ? computed(a.h0, layer) : at::zeros({1, B, H}, options);
-  const bool keep_states = save != "nothing" && S > 1, keep_gates = save == "all" && layer.cell.saved > 0;
   at::Tensor y = at::empty({1, B, H}, options), h_n = at::empty({1, B, H}, options);
   at::Tensor c_n = c0.defined() ? c0.clone() : at::zeros({S - 1, 1, B, H}, options);
-  at::Tensor c_all = at::empty({keep_states ? S - 1 : 0, 1, 1, B, H}, options);
-  at::Tensor saved = at::empty({keep_gates ? 1 : 0, 1, B, layer.cell.saved * H}, options);
+  at::Tensor c_all = at::empty({kept.states ? S - 1 : 0, 1, 1, B, H}, options);
+  at::Tensor saved = at::empty({kept.gates ? 1 : 0, 1, B, layer.cell.saved * H}, options);
   at::Tensor gates = at::empty({2, B, G * H}, options);  // of x, of h
   const at::Tensor gx = gates[0], gh = gates[1];
   product_into(kernels, gx, x, w.w_ih, w.b_ih);
@@ -212,8 +203,8 @@ SequenceResult single_step(const Arguments& a, const Layer& layer, const std::st
   f.state_plane = f.c_all_plane = B * H;
   f.y = y.template mutable_data_ptr<T>();
   f.y_stride = H;
-  if (keep_states) f.c_all = c_all.template mutable_data_ptr<T>();
-  if (keep_gates) f.saved = saved.template mutable_data_ptr<T>();
+  if (kept.states) f.c_all = c_all.template mutable_data_ptr<T>();
+  if (kept.gates) f.saved = saved.template mutable_data_ptr<T>();
   f.gx = gx.template const_data_ptr<T>();
   f.b_hh = data_or_null<T>(w.b_hh);
   f.h[0] = const_cast<T*>(h0.template const_data_ptr<T>());
@@ -232,13 +223,12 @@ bool is_single_step(const Arguments& a, const Layer& layer) {
 }  // namespace
 
 SequenceResult sequence_cpu(const Arguments& a, const std::string& save, const std::string& engine) {
-  TORCH_CHECK_VALUE(save == "nothing" || save == "states" || save == "all",
-                    "seqcuda: save must be nothing, states or all, got '", save, "'");
   const Layer layer(a);
+  const Kept kept(save, layer);
   const Engine chosen = choose_engine(layer, engine).engine;
   if (chosen == Engine::kStepwise && is_single_step(a, layer))
-    return layer.compute == at::kDouble ? single_step<double>(a, layer, save) : single_step<float>(a, layer, save);
-  return layer.compute == at::kDouble ? run<double>(a, layer, save, chosen) : run<float>(a, layer, save, chosen);
+    return layer.compute == at::kDouble ? single_step<double>(a, layer, kept) : single_step<float>(a, layer, kept);
+  return layer.compute == at::kDouble ? run<double>(a, layer, kept, chosen) : run<float>(a, layer, kept, chosen);
 }
 
 }  // namespace seq::ops

@@ -186,7 +186,7 @@ Gradients backward_with_graph(const CellCounts& cell, const StepTensors& t, cons
   const py::gil_scoped_acquire gil;
   const py::object result =
       py::module_::import("seqcuda.autograd")
-          .attr("step_backward")(cpu::kernels<float>(cell.index)->name, needs, optional(dh), optional(dc),
+          .attr("step_backward")(cell.name, needs, optional(dh), optional(dc),
                                  optional(t.x), optional(t.h), optional(t.c), optional(t.w_ih), optional(t.w_hh),
                                  optional(t.b_ih), optional(t.b_hh), kept);
   Gradients g;

@@ -1,0 +1,3 @@
+#include "cuda/stepwise.inl.cuh"
+
+template const seq::cuda::Kernels& seq::cuda::stepwise_kernels_for<seq::cuda::Type::kFloat16>(int);

@@ -1,0 +1,40 @@
+// The counts of every cell, in the order of the list: what a caller sizes its buffers and products by.
+#pragma once
+
+#include <array>
+
+#include "cells/list.h"
+#include "engine/cell_traits.h"
+
+namespace seq {
+
+constexpr int kMaxPhases = 2;
+
+struct CellCounts {
+  const char* name;
+  int index, gates, states, saved, phases;
+  int phase_begin[kMaxPhases + 1];  // the gates of each phase
+  bool same_grads, projects;
+};
+
+template <class Cell>
+constexpr CellCounts counts_of() {
+  using Traits = CellTraits<Cell>;
+  static_assert(Traits::phases() <= kMaxPhases);
+  CellCounts c{};
+  c.name = Cell::kName;
+  c.gates = Traits::kGates, c.states = Traits::kStates, c.saved = Traits::kSaved, c.phases = Traits::phases();
+  for (int p = 0; p <= Traits::phases(); ++p) c.phase_begin[p] = Traits::phase_begin(p);
+  c.same_grads = Traits::kSameGrads, c.projects = Traits::projects();
+  return c;
+}
+
+#define SEQ_COUNTS(Cell) counts_of<Cell>(),
+inline constexpr auto kCells = [] {
+  std::array cells{SEQ_FOR_EACH_CELL(SEQ_COUNTS)};
+  for (size_t i = 0; i < cells.size(); ++i) cells[i].index = static_cast<int>(i);
+  return cells;
+}();
+#undef SEQ_COUNTS
+
+}  // namespace seq

@@ -1,0 +1,62 @@
+// What the forward and the backward of a layer on CUDA share.
+#pragma once
+
+#include <c10/core/DeviceGuard.h>
+
+#include "cuda/stepwise.h"
+#include "ops/chunks.h"
+#include "ops/cuda/device.h"
+#include "ops/cuda/engines.h"
+
+namespace seq::ops {
+
+constexpr int64_t kCudaChunkBytes = 32 << 20;  // of the gates of a chunk: within the L2 of a large GPU
+
+inline void check_launch(cuda::Error error) {
+  TORCH_CHECK(error == nullptr, "seqcuda: a kernel could not be launched: ", error);
+}
+
+inline cuda::Type type_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble:
+      return cuda::Type::kDouble;
+    case at::kBFloat16:
+      return cuda::Type::kBfloat16;
+    case at::kHalf:
+      return cuda::Type::kFloat16;
+    default:
+      return cuda::Type::kFloat;
+  }
+}
+
+inline at::Tensor contiguous(const OptionalTensor& t) {
+  return t.has_value() && t->defined() ? t->contiguous() : at::Tensor();
+}
+
+// The tensors of a layer as the kernels read them, and who computes it.
+struct CudaLayer {
+  CudaLayer(const Arguments& a, const Layer& layer);
+
+  Chunk chunk(int64_t k0, int64_t k1, int64_t d) const { return chunk_of(plan, k0, k1, reverse[d]); }
+  // Walk step k of direction d; without rows where there is none.
+  cuda::Step step(int64_t k, int64_t d) const;
+  // What does not change over the walk of direction d. y [data rows, D*P], c_all [S-1, D, data rows, H] or empty.
+  void set_walk(cuda::Walk& walk, int64_t d, const at::Tensor& y, const at::Tensor& c_all) const;
+
+  const Layer& layer;
+  const cuda::Kernels& kernels;
+  const cuda::Stream stream;
+  const std::vector<bool> reverse;
+  const PlanStorage plan;  // of padded or packed data; lengths are the kernels'
+  const at::TensorOptions compute;
+  at::Tensor x, h0, c0, reset_h, reset_c, resets, lengths;  // x [data rows, I]
+  std::vector<DirectionWeights> weights;
+};
+
+// The rows of `t` from data row `row` on: a pointer for the kernels. t [rows, width]; undefined: null.
+inline void* row_pointer(const at::Tensor& t, int64_t row) {
+  if (!t.defined()) return nullptr;
+  return static_cast<char*>(t.data_ptr()) + row * t.stride(0) * static_cast<int64_t>(t.element_size());
+}
+
+}  // namespace seq::ops

@@ -1,0 +1,14 @@
+// What is registered for the op pair on CUDA.
+#include <torch/library.h>
+
+#include "ops/cuda/sequence.h"
+#include "ops/unboxed.h"
+
+namespace seq::ops {
+
+TORCH_LIBRARY_IMPL(seqcuda, CUDA, m) {
+  m.impl("sequence", &sequence<sequence_cuda>);
+  m.impl("sequence_backward", &sequence_backward<sequence_backward_cuda>);
+}
+
+}  // namespace seq::ops

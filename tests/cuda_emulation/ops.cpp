@@ -1,0 +1,57 @@
+// The CUDA op pair for tensors on the CPU, as seqcuda_emulated::sequence and sequence_backward, and the emulator's
+// knobs.
+#include <torch/library.h>
+
+#include "emulator.h"
+#include "ops/cuda/common.h"
+#include "ops/cuda/sequence.h"
+#include "ops/unboxed.h"
+#include "self_test.h"
+
+// In the place of csrc/ops/cuda/device.cpp.
+namespace seq::ops {
+
+cuda::Stream current_stream(const at::Device&) { return nullptr; }
+
+void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  at::mm_out(out, a.to(out.scalar_type()), b.to(out.scalar_type()));
+}
+
+}  // namespace seq::ops
+
+namespace {
+
+void set_fault(const std::string& name) {
+  using emulation::Fault;
+  TORCH_CHECK_VALUE(name == "none" || name == "no barriers" || name == "shifted index", "no fault is named ", name);
+  emulation::set_fault(name == "none"          ? Fault::kNone
+                       : name == "no barriers" ? Fault::kNoBarriers
+                                               : Fault::kShiftedIndex);
+}
+
+void set_seed(int64_t seed) { emulation::set_seed(seed); }
+
+at::Tensor reverse(const at::Tensor& from, int64_t beyond) {
+  at::Tensor to = at::empty_like(from);
+  seq::ops::check_launch(reverse_through_shared_memory(from.const_data_ptr<float>(), to.mutable_data_ptr<float>(),
+                                                       static_cast<int>(from.numel()), static_cast<int>(beyond)));
+  return to;
+}
+
+void deadlock() { seq::ops::check_launch(wait_for_ever()); }
+
+}  // namespace
+
+TORCH_LIBRARY(seqcuda_emulated, m) {
+  m.def(seq::ops::kSequenceSchema);
+  m.def(seq::ops::kSequenceBackwardSchema);
+  m.def("set_fault(str name) -> ()", &set_fault);
+  m.def("set_seed(int seed) -> ()", &set_seed);
+  m.def("reverse(Tensor from_, int beyond) -> Tensor", &reverse);
+  m.def("deadlock() -> ()", &deadlock);
+}
+
+TORCH_LIBRARY_IMPL(seqcuda_emulated, CPU, m) {
+  m.impl("sequence", &seq::ops::sequence<seq::ops::sequence_cuda>);
+  m.impl("sequence_backward", &seq::ops::sequence_backward<seq::ops::sequence_backward_cuda>);
+}

@@ -1,0 +1,231 @@
+"""The CUDA engines against the reference in float64: in the emulation on the CPU and, where there is one, on a GPU.
+Then the emulation itself: faults that it must notice, and the sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import cuda_emulation
+import pytest
+import torch
+from hypothesis import given, settings
+from walks import Problem, assert_results, joined, op_outputs_and_gradients, outputs_and_gradients, problems
+
+import seqcuda
+from seqcuda import _backend
+from seqcuda.cells import CELLS
+from seqcuda.testing import assert_close_to_exact
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+OPTIONS = {
+    "padded": {},
+    "no biases, no states": {"bias": False, "initial": False},
+    "reverse, resets": {"reverse": (True,), "resets": True},
+    "both, lengths": {"reverse": (False, True), "ragged": "lengths"},
+    "both, packed, lean": {"reverse": (False, True), "ragged": "packed", "save": "states"},
+    "both, lengths, resets, lean": {"reverse": (False, True), "ragged": "lengths", "resets": True, "save": "states"},
+    "packed, resets": {"ragged": "packed", "resets": True},
+    "one step of one row": {"T": 1, "B": 1},
+    "no input features": {"I": 0},
+    "more than one block": {"T": 3, "B": 9, "H": 70, "ragged": "lengths", "resets": True},
+}
+
+
+PLACES = ["emulated", *(["cuda"] if torch.cuda.is_available() and seqcuda.engines("cuda") else [])]
+
+
+class Place(NamedTuple):
+    """Where the CUDA op pair runs."""
+
+    ops: object
+    device: str
+
+    def run(self, problem: Problem, dtype: torch.dtype) -> list[torch.Tensor]:
+        return op_outputs_and_gradients(problem, dtype, self.ops, self.device)
+
+    def check(self, problem: Problem, dtype: torch.dtype) -> None:
+        assert_results(problem, dtype, self.run(problem, dtype))
+
+
+@pytest.fixture(scope="module")
+def emulated():
+    return cuda_emulation.load()
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(request):
+    if request.param == "cuda":
+        return Place(torch.ops.seqcuda, "cuda")
+    return Place(request.getfixturevalue("emulated"), "cpu")
+
+
+@contextmanager
+def fault(emulated, name: str):
+    emulated.set_fault(name)
+    try:
+        yield
+    finally:
+        emulated.set_fault("none")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_stepwise(place, cell, options, dtype):
+    place.check(Problem(cell, **OPTIONS[options]), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_stepwise_projected(place, options, dtype):
+    place.check(Problem("lstm", P=3, **OPTIONS[options]), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_any_problem(place, dtype):
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(problems())
+    def run(problem):
+        place.check(problem, dtype)
+
+    run()
+
+
+@pytest.mark.parametrize("ragged", ["no", "lengths", "packed"])
+@pytest.mark.parametrize("save", ["all", "states"])
+def test_more_steps_than_a_chunk_and_a_table_hold(place, ragged, save):
+    """A chunk of this layer is 262 steps, a table 256."""
+    problem = Problem("gru", T=530, B=20, H=200, reverse=(False, True), ragged=ragged, resets=True, save=save)
+    ours = place.run(problem, torch.float64)
+    assert_close_to_exact(joined(ours), joined(outputs_and_gradients(problem, torch.float64, "auto")))
+
+
+def test_more_rows_and_steps_than_65535(place):
+    place.check(Problem("gru", T=2, B=70_000, I=1, H=1), torch.float32)
+    inputs = Problem("rnn_tanh", T=70_000, B=1, I=1, H=1, bias=False).inputs()
+    x, h0, w_ih, w_hh = (t.to(place.device) for t in (inputs.x, inputs.h0, *inputs.weights[:2]))
+
+    def run(x, h0):
+        weights = (w_ih, w_hh, None, None, None)
+        return place.ops.sequence("rnn_tanh", x, weights, h0, *(None,) * 6, (False,), "nothing", "auto")[0]
+
+    y = run(x, h0)
+    assert torch.equal(y[-5:], run(x[-5:], y[-6:-5]))
+
+
+def test_empty_batch_and_no_steps(place):
+    for cell in CELLS:
+        for options in ({"B": 0}, {"T": 0}, {"T": 0, "ragged": "lengths"}):
+            place.check(Problem(cell, **options), torch.float64)
+
+
+@pytest.mark.parametrize("save", ["all", "states"])
+def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save):
+    problem = Problem("lstm", T=6, B=4, reverse=(False, True), ragged="lengths", resets=True, save=save)
+    inputs = problem.inputs()
+    expected = place.run(problem, torch.float64)
+    past = torch.arange(problem.T)[:, None] >= inputs.lengths
+    assert past.any()
+
+    class Spoiled(type(problem)):
+        def inputs(self, dtype=torch.float64):
+            x = inputs.x.clone()
+            x[past] = torch.nan
+            return inputs._replace(x=x)
+
+    spoiled = place.run(Spoiled(**vars(problem)), torch.float64)
+    assert all(torch.equal(a, b) for a, b in zip(expected, spoiled, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_same_bits_in_any_order_of_threads(emulated, dtype):
+    problem = Problem("gru", T=5, B=7, H=70, reverse=(False, True), ragged="lengths", resets=True)
+    runs = []
+    for seed in range(3):
+        emulated.set_seed(seed)
+        runs.append(op_outputs_and_gradients(problem, dtype, emulated))
+    assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
+def test_nothing_waits_for_the_device(emulated):
+    """No operation that reads a value of a tensor on the host, and none that copies between devices."""
+    waits = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "index"}
+    for save in ("all", "states"):
+        problem = Problem("lstm", P=3, reverse=(False, True), ragged="lengths", resets=True, save=save)
+        with torch.autograd.profiler.profile() as profile:
+            op_outputs_and_gradients(problem, torch.float32, emulated)
+        seen = {event.key.removeprefix("aten::") for event in profile.key_averages()}
+        assert "mm" in seen
+        assert not seen & waits
+
+
+@pytest.mark.skipif(not seqcuda.engines("cuda"), reason="the extension is built without CUDA")
+def test_what_is_built_with_cuda_is_registered_for_it():
+    for name in ("seqcuda::sequence", "seqcuda::sequence_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+    assert "cuda" in _backend.devices()
+
+
+def test_engines_by_name(emulated):
+    inputs = Problem("gru").inputs()
+    arguments = ("gru", inputs.x, inputs.weights, *(None,) * 7, (False,), "nothing")
+    chosen, named = (emulated.sequence(*arguments, engine) for engine in ("auto", "stepwise"))
+    assert all(torch.equal(a, b) for a, b in zip(chosen, named, strict=True))
+    with pytest.raises(ValueError, match="panel"):
+        emulated.sequence(*arguments, "panel")
+
+
+def test_the_emulation_runs_barriers(emulated):
+    x = torch.randn(96)
+    assert torch.equal(emulated.reverse(x, -1), x.flip(0))
+    with pytest.raises(RuntimeError, match="deadlock"):
+        emulated.deadlock()
+    with pytest.raises(RuntimeError, match="block"):
+        emulated.reverse(torch.randn(1025), -1)
+    assert torch.equal(emulated.reverse(x, -1), x.flip(0))
+
+
+def test_a_removed_barrier_is_noticed(emulated):
+    x = torch.randn(96)
+    with fault(emulated, "no barriers"):
+        assert not torch.equal(emulated.reverse(x, -1), x.flip(0))
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_wrong_index_is_noticed(emulated, cell):
+    with fault(emulated, "shifted index"), pytest.raises(AssertionError):
+        Place(emulated, "cpu").check(Problem(cell, B=4, H=64), torch.float32)
+
+
+def sanitized(*arguments: str) -> subprocess.CompletedProcess:
+    """Python with the sanitized build."""
+    environment = {
+        "SEQCUDA_EMULATION": "sanitized",
+        "LD_PRELOAD": cuda_emulation.sanitizer_runtime(),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    return subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=600, check=False, cwd=cuda_emulation.ROOT,
+    )  # fmt: skip
+
+
+def test_with_sanitizers():
+    cuda_emulation.build("sanitized")
+    tests = "test_stepwise or test_the_emulation_runs_barriers"
+    ran = sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", tests, __file__)
+    assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
+    assert "passed" in ran.stdout
+
+
+def test_the_sanitizers_notice_an_index_outside_its_array():
+    cuda_emulation.build("sanitized")
+    program = "import torch, cuda_emulation as c; c.load().reverse(torch.randn(96), 96)"
+    ran = sanitized("-c", program)
+    assert ran.returncode != 0
+    assert "heap-buffer-overflow" in ran.stderr
