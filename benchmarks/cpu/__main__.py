@@ -25,7 +25,7 @@ SECTIONS = (
     speed.SECTION, rival.SECTION, step.SECTION, step.READING, large.SECTION, ragged.SECTION, memory.SECTION,
     busy.SECTION, growth.SECTION, half.SECTION,
 )  # fmt: skip
-SECONDS, QUICK_SECONDS = 0.4, 0.01
+SECONDS, QUICK_SECONDS = 0.3, 0.01
 SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_", "SEQCUDA_")  # of the environment, which speed depends on
 
 

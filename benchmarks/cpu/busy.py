@@ -16,7 +16,7 @@ from seqcuda.shapes import CELLS, MODES, Shape
 from ..tables import columns
 from .section import Case, Section, at_least, at_most, number, timed
 
-SHAPE = Shape("busy", T=128, B=16, I=128, H=128)
+SHAPE = Shape("busy", T=64, B=16, I=128, H=128)
 SAMPLE = 0.1  # seconds of a sample: many turns of the scheduler
 FEWEST = 1
 ROUNDS = 2  # alone, busy, alone, busy

@@ -13,7 +13,7 @@ from ..tables import Column, columns, quartiles
 from .section import FEWEST, THREADS, Case, Section, at_most, number, timed
 from .speed import shapes
 
-MOST = 6  # GFLOP
+MOST = 3  # GFLOP
 
 
 def cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
@@ -56,5 +56,5 @@ LSTM's forward are timed with fewer steps.""",
         number("over float32"),
         Column("quartiles", lambda r: quartiles(r["over float32"])),
     ),
-    effort=0.5,
+    effort=0.4,
 )

@@ -13,8 +13,8 @@ from seqcuda.shapes import CELLS, MODES, Shape
 from ..tables import columns
 from .section import FEWEST, THREADS, Case, Section, at_least, number, timed, work
 
-SIZES = ((256, 64), (128, 128), (64, 256), (32, 512), (64, 512), (16, 1024), (48, 1024))  # rows, hidden units
-STEPS = 20
+SIZES = ((256, 64), (64, 256), (32, 512), (16, 1024), (48, 1024))  # rows, hidden units
+STEPS = 10
 SQUARE = 1536  # of the matrices of the product
 GOALS = {"inference": 0.90, "training": 0.85}
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}

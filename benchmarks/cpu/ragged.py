@@ -16,7 +16,7 @@ from ..tables import Column, columns
 from .section import FEWEST, THREADS, Case, Section, at_least, at_most, number
 
 STEPS, SHORT = 2000, 400  # torch.nn's time for packed data grows with the square of the steps
-ROWS, INPUTS, HIDDEN = 16, 64, 128
+ROWS, INPUTS, HIDDEN = 8, 64, 128
 FORMS = ("lengths", "packed")
 LONGEST = {"uniform": 1.0, "most of them short": 0.2}  # lengths are uniform up to this share of T, but for one row
 

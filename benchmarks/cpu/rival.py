@@ -19,7 +19,7 @@ from ..tables import Column, columns
 from .section import FEWEST, THREADS, Case, Section, Unavailable, at_least
 from .speed import shapes
 
-MOST = 12  # GFLOP
+MOST = 6  # GFLOP
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 REST = 5e-3  # seconds in which the other library's threads stop to spin
 

@@ -11,7 +11,7 @@ from .. import run
 from .section import FEWEST, Case, Section, at_least, cut, timed
 
 GOALS = {"inference": {"rnn": 3, "gru": 4, "lstm": 1.6}, "training": {"rnn": 5, "gru": 5, "lstm": 1.6}}
-MOST = 25  # GFLOP
+MOST = 12  # GFLOP
 
 
 def shapes(quick: bool, most: float) -> list[bench.Case]:
