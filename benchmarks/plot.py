@@ -1,6 +1,6 @@
 """Draw the speed picture from the results of `benchmarks.run`.
 
-    python -m benchmarks.plot                                     # every benchmarks/results/*.json -> docs/speed.png
+    python -m benchmarks.plot                                     # those in benchmarks/results/ -> docs/speed.png
     python -m benchmarks.plot a.json b.json --out speed.png
 
 One row of panels for each machine, one panel for each mode; in it the ratio of every shape, cell and number of
@@ -77,10 +77,10 @@ def draw(files: list[dict], out: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help="default: benchmarks/results/*.json")
+    parser.add_argument("files", nargs="*", type=Path, help="default: benchmarks/results/*.json, but for cpu-*")
     parser.add_argument("--out", type=Path, default=PICTURE)
     args = parser.parse_args()
-    paths = args.files or sorted(RESULTS.glob("*.json"))
+    paths = args.files or sorted(p for p in RESULTS.glob("*.json") if not p.name.startswith("cpu-"))
     if not paths:
         print("error: there are no results yet; python -m benchmarks.run writes them", file=sys.stderr)
         return 2

@@ -15,39 +15,36 @@ from pathlib import Path
 
 from seqcuda import bench
 
+from .tables import Column, columns, heading, median, quartiles, table
+
 RESULTS = Path(__file__).parent / "results"
+
+
+RATIO = (
+    Column("torch.nn ms", lambda r: bench.milliseconds(r["torch ms"]), right=True),
+    Column("seqcuda ms", lambda r: bench.milliseconds(r["seqcuda ms"]), right=True),
+    Column("ratio", lambda r: median(r["ratio"]), right=True),
+    Column("quartiles", lambda r: quartiles(r["ratio"])),
+)
+COLUMNS = (
+    *columns("shape", "sizes", "cell", "mode"),
+    Column("threads", lambda r: str(r["threads"]), right=True),
+    *RATIO,
+    *columns("engine"),
+)
+LEGEND = """\
+Milliseconds are medians. The ratio is the time of torch.nn over the time of seqcuda, above 1 where seqcuda
+is faster: the median of pairs timed in turn in one process, and its quartiles."""
 
 
 def markdown(result: dict) -> str:
     """The machine and the table."""
-    m = result["machine"]
-    lines = [
-        f"# {m.get('gpu') or m['cpu']}, {m['cores']} cores",
-        "",
-        f"{result['date'][:10]}. "
-        + ", ".join(f"{name} {value}" for name, value in m.items() if name not in ("cpu", "cores"))
-        + ".",
-        "Written by `python -m benchmarks.run`.",
-        "",
-        "Milliseconds are medians. The ratio is the time of torch.nn over the time of seqcuda, above 1 where seqcuda",
-        "is faster: the median of pairs timed in turn in one process, and its quartiles.",
-        "",
-        "| shape | sizes | cell | mode | threads | torch.nn ms | seqcuda ms | ratio | quartiles | engine |",
-        "|---|---|---|---|--:|--:|--:|--:|---|---|",
-    ]
-    for r in result["results"]:
-        q = r["ratio"]
-        median = f"{q['median']:.2f}"
-        lines.append(
-            f"| {r['shape']} | {r['sizes']} | {r['cell']} | {r['mode']} | {r['threads']} | "
-            f"{bench.milliseconds(r['torch ms'])} | {bench.milliseconds(r['seqcuda ms'])} | "
-            f"{f'**{median}**' if q['low'] > 1 else median} | {q['low']:.2f} to {q['high']:.2f} | {r['engine']} |"
-        )
+    lines = [*heading(result, "python -m benchmarks.run"), "", LEGEND, "", *table(COLUMNS, result["results"])]
     return "\n".join(lines) + "\n"
 
 
-def default_path(machine: dict) -> Path:
-    name = f"{machine.get('gpu') or machine['cpu']} {machine['cores']} cores"
+def default_path(machine: dict, prefix: str = "") -> Path:
+    name = f"{prefix} {machine.get('gpu') or machine['cpu']} {machine['cores']} cores"
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json")
 
 

@@ -17,7 +17,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,7 +27,10 @@ import seqcuda
 from . import _backend
 from .shapes import CELLS, MODES, QUICK, SHAPES, Case, cases
 
-__all__ = ["add_arguments", "cases", "command", "machine", "pair", "prepare", "ratio", "run", "table"]
+__all__ = [
+    "add_arguments", "cases", "command", "each", "layer_and_input", "machine", "pair", "prepare", "ratio", "run",
+    "table", "time_case", "training",
+]  # fmt: skip
 
 FORMAT = 1
 SAMPLE = 2e-3  # seconds a timed sample lasts at least, by calling again
@@ -64,26 +67,41 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def prepare(case: Case, library: str, device: str = "cpu") -> Callable[[], object]:
-    """A call of one case: the layer of "torch" or "seqcuda", the same weights and the same input in both."""
+def layer_and_input(
+    case: Case, library: str, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The layer of "torch" or "seqcuda", the same weights and the same input in both."""
     shape = case.shape
     torch.manual_seed(0)
     layer = getattr(LIBRARIES[library], case.cell.upper())(
         shape.I, shape.H, shape.layers, bidirectional=shape.directions == 2
-    ).to(device)
-    x = torch.randn(shape.T, shape.B, shape.I).to(device)
+    )
+    x = torch.randn(shape.T, shape.B, shape.I)
+    return layer.train(case.mode == "training").to(device, dtype), x.to(device, dtype)
+
+
+def prepare(case: Case, library: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+    """A call of one case."""
+    layer, x = layer_and_input(case, library, device, dtype)
     if case.mode == "inference":
-        layer.eval()
+        return inference(lambda: layer(x)[0])
+    return training(lambda: layer(x)[0], [x.requires_grad_(), *layer.parameters()])
 
-        def inference():
-            with torch.inference_mode():
-                return layer(x)[0]
 
-        return inference
-    x.requires_grad_()
-    wanted = [x, *layer.parameters()]
-    grad_y = torch.randn(shape.T, shape.B, shape.H * shape.directions).to(device)
-    return lambda: torch.autograd.grad(layer(x)[0], wanted, grad_y)
+def inference(forward: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """`forward` in inference mode."""
+
+    def call():
+        with torch.inference_mode():
+            return forward()
+
+    return call
+
+
+def training(forward: Callable[[], torch.Tensor], wanted: list[torch.Tensor]) -> Callable[[], object]:
+    """`forward`, and the gradients of all of `wanted` from a random one of its result."""
+    grad = torch.randn_like(forward().detach())
+    return lambda: torch.autograd.grad(forward(), wanted, grad)
 
 
 def engine(case: Case, device: str = "cpu") -> str:
@@ -102,10 +120,21 @@ def pair(
     seconds: float,
     synchronise: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    sample: float = SAMPLE,
+    fewest: int = FEWEST,
+    rest: Callable[[], None] = lambda: None,
 ) -> tuple[list[float], list[float]]:
-    """Seconds per call of `a` and of `b`, timed in turn for about `seconds` after a warm-up."""
+    """Seconds per call of `a` and of `b`, timed in turn for about `seconds` after a warm-up.
+
+    Args:
+        sample: seconds that each timed sample lasts at least, by calling again.
+        fewest: pairs, whatever the time.
+        rest: called before every sample, not timed.
+    """
 
     def timed(call: Callable[[], object], times: int) -> float:
+        rest()
         synchronise()
         start = clock()
         for _ in range(times):
@@ -113,14 +142,20 @@ def pair(
         synchronise()
         return (clock() - start) / times
 
-    rough = [min(timed(call, 1) for _ in range(3)) for call in (a, b)]  # the first of them is the warm-up
-    times = max(1, round(SAMPLE / max(min(rough), 1e-9)))
-    pairs = min(MOST, max(FEWEST, round(seconds / (times * sum(rough)))))
+    def warm_up(call: Callable[[], object]) -> float:
+        first = timed(call, 1)
+        return first if first > seconds else min(timed(call, 1) for _ in range(2))
+
+    rough = [warm_up(call) for call in (a, b)]
+    times = [max(1, round(sample / max(once, 1e-9))) for once in rough]
+    pairs = round(seconds / max(sum(n * once for n, once in zip(times, rough, strict=True)), 1e-9))
     of_a, of_b = [], []
+    turn = [(a, times[0], of_a), (b, times[1], of_b)]
     with _no_garbage_collection():
-        for k in range(pairs):
-            for call, found in ((a, of_a), (b, of_b)) if k % 2 == 0 else ((b, of_b), (a, of_a)):
-                found.append(timed(call, times))
+        for _ in range(min(MOST, max(fewest, pairs))):
+            for call, n, found in turn:
+                found.append(timed(call, n))
+            turn.reverse()
     return of_a, of_b
 
 
@@ -143,6 +178,31 @@ def ratio(a: list[float], b: list[float]) -> dict:
     return {"median": median, "low": low, "high": high, "pairs": len(ratios)}
 
 
+def each(cases: Iterable, measure: Callable[[object], object], progress: bool = True) -> tuple[list, bool]:
+    """What `measure` gives for every case, with its number of threads set, and a progress bar.
+
+    Ctrl-C ends it early: what was measured is kept, and the second result is true.
+
+    Args:
+        cases: each with a `name` and the number of `threads`.
+    """
+    from tqdm import tqdm
+
+    found = []
+    before = torch.get_num_threads()
+    with tqdm(cases, unit="case", dynamic_ncols=True, disable=not progress) as bar:
+        try:
+            for case in bar:
+                bar.set_description(case.name)
+                torch.set_num_threads(case.threads)
+                found.append(measure(case))
+        except KeyboardInterrupt:
+            return found, True
+        finally:
+            torch.set_num_threads(before)
+    return found, False
+
+
 def run(
     cases: list[Case],
     threads: tuple[int, ...],
@@ -154,21 +214,13 @@ def run(
 
     Ctrl-C ends it early: the result then holds the cases that were finished, and "interrupted" is true.
     """
-    from tqdm import tqdm
-
     todo = [case.with_threads(n) for n in threads for case in cases]
-    found, interrupted = [], False
-    before = torch.get_num_threads()
-    with tqdm(todo, unit="case", dynamic_ncols=True, disable=not progress) as bar:
-        try:
-            for case in bar:
-                bar.set_description(case.name)
-                torch.set_num_threads(case.threads)
-                found.append(_time(case, seconds_per_case, device))
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            torch.set_num_threads(before)
+    found, interrupted = each(todo, lambda case: time_case(case, seconds_per_case, device), progress)
+    return head(seconds_per_case, interrupted, device) | {"results": found}
+
+
+def head(seconds_per_case: float, interrupted: bool, device: str = "cpu") -> dict:
+    """What every file of results begins with."""
     return {
         "format": FORMAT,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -176,16 +228,18 @@ def run(
         "device": device,
         "seconds per case": seconds_per_case,
         "interrupted": interrupted,
-        "results": found,
     }
 
 
-def _time(case: Case, seconds: float, device: str) -> dict:
+def time_case(case: Case, seconds: float, device: str = "cpu", fewest: int = FEWEST) -> dict:
+    """torch.nn against seqcuda."""
+
     def synchronise() -> None:
         if torch.device(device).type != "cpu":
             torch.accelerator.synchronize(device)
 
-    theirs, ours = pair(prepare(case, "torch", device), prepare(case, "seqcuda", device), seconds, synchronise)
+    calls = prepare(case, "torch", device), prepare(case, "seqcuda", device)
+    theirs, ours = pair(*calls, seconds, synchronise, fewest=fewest)
     return {
         "shape": case.shape.name,
         "sizes": case.shape.describe(),
@@ -259,14 +313,20 @@ def measure(args: argparse.Namespace) -> dict:
     Raises:
         ValueError: they ask for what does not exist.
     """
+    threads = chosen_threads(args)
+    shapes = args.shapes or (QUICK if args.quick else None)
+    chosen = cases(tuple(shapes) if shapes else None, tuple(args.cells), tuple(args.modes))
+    seconds = min(args.seconds, 0.3) if args.quick else args.seconds
+    return run(chosen, threads, seconds, sys.stderr.isatty(), args.device)
+
+
+def chosen_threads(args: argparse.Namespace) -> tuple[int, ...]:
+    """Those of --threads; else 1 and as many as torch uses, with --quick the latter alone."""
     every = torch.get_num_threads()
     threads = args.threads or ([every] if args.quick else sorted({1, every}))
     if min(threads) < 1:
         raise ValueError(f"--threads must be at least 1, got {min(threads)}")
-    shapes = args.shapes or (QUICK if args.quick else None)
-    chosen = cases(tuple(shapes) if shapes else None, tuple(args.cells), tuple(args.modes))
-    seconds = min(args.seconds, 0.3) if args.quick else args.seconds
-    return run(chosen, tuple(threads), seconds, sys.stderr.isatty(), args.device)
+    return tuple(threads)
 
 
 def execute(args: argparse.Namespace) -> tuple[int, dict | None]:

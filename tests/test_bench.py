@@ -182,6 +182,6 @@ def test_an_interrupted_run_keeps_what_was_timed(monkeypatch):
         timed.append(case.name)
         return {"shape": case.shape.name}
 
-    monkeypatch.setattr(bench, "_time", one_then_interrupt)
+    monkeypatch.setattr(bench, "time_case", one_then_interrupt)
     result = bench.run(bench.cases(("narrow",)), (1,), 0.01, progress=False)
     assert result["interrupted"] and result["results"] == [{"shape": "narrow"}]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,53 +155,6 @@ def test_empty_batch_and_no_steps():
                         strict=True,
                     )
                 )
-
-
-OTHERS_START = """
-import os, sys, threading
-import torch
-import seqcuda
-
-torch.set_num_threads(2)
-torch.manual_seed(0)
-layer = seqcuda.GRU(64, 300)
-x = torch.randn(20, 1, 64)
-
-def run():
-    out = layer(x)[0]
-    out.sum().backward()
-    return out.detach()
-
-expected = run()
-"""
-
-THREADS = """
-threads = [threading.Thread(target=run) for _ in range(3)]
-for t in threads: t.start()
-for t in threads: t.join()
-maps = open("/proc/self/maps").read().split()
-libraries = {os.path.realpath(m) for m in maps if "libgomp" in m or "libomp" in m or "libiomp" in m}
-assert len(libraries) <= 1, libraries
-"""
-
-WORKERS = """
-class Data(torch.utils.data.Dataset):
-    def __len__(self): return 4
-    def __getitem__(self, i): return layer(x)[0].detach()
-for item in torch.utils.data.DataLoader(Data(), num_workers=2):
-    torch.testing.assert_close(item[0], expected)
-"""
-
-
-# Not one after the other in one process: MKL's allocator can spin forever in a child forked after that.
-@pytest.mark.parametrize("program", [THREADS, WORKERS], ids=["threads", "workers"])
-def test_other_threads_and_workers(program):
-    """From several threads at once, and from workers of a DataLoader; and there is one OpenMP runtime, torch's."""
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", OTHERS_START + program],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("backend", seqcuda.engines())
