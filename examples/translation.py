@@ -268,10 +268,14 @@ class Translation(training.Task):
 def pieces_of(lines: tuple[list[str], list[str]], count: int) -> sentencepiece.SentencePieceProcessor:
     """Subwords of both languages, learned from the lines."""
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines[0] + lines[1]), model_writer=model, model_type="bpe", vocab_size=count,
-        hard_vocab_limit=False, pad_id=PAD, unk_id=UNKNOWN, bos_id=BEGIN, eos_id=END, minloglevel=2, num_threads=1,
-    )  # fmt: skip
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines[0] + lines[1]), model_writer=model, model_type="bpe", vocab_size=count,
+            hard_vocab_limit=False, pad_id=PAD, unk_id=UNKNOWN, bos_id=BEGIN, eos_id=END, minloglevel=2, num_threads=1,
+        )  # fmt: skip
+    except RuntimeError as error:
+        reason = str(error).split("] ")[-1]
+        cli.fail(f"--pieces {count} do not fit these sentences: {reason}")
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 

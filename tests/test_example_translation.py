@@ -104,6 +104,7 @@ def test_bad_input(translation, corpus, tmp_path, capsys):
     here = ["--out", str(tmp_path), "--data", str(corpus)]
     assert "no folder" in programs.refused(translation, capsys, "--data", str(tmp_path / "none"))
     assert "has no file train*.fr" in programs.refused(translation, capsys, *here, "--target", "fr")
+    assert "--pieces 5 do not fit" in programs.refused(translation, capsys, *here, "--pieces", "5")
     assert "--teacher" in programs.refused(translation, capsys, *here, "--teacher", "2")
     assert "--translate" in programs.refused(translation, capsys, *here, "--translate", " ")
     (corpus / "val.de").write_text("Eine Zeile.\n")

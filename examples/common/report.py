@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,7 @@ from .plots import COLOURS, picture
 from .training import Run, Training
 
 MOST_IN_A_LEGEND = 6
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def finish(program: str, args: argparse.Namespace, trainings: list[Training], *, data: str, figure: str, **more) -> int:
