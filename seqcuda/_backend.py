@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import importlib
 import importlib.machinery
 import json
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,17 +66,26 @@ def _checked(name: str, source: str) -> str:
 
 
 _AT_IMPORT = _checked(os.environ.get("SEQCUDA_BACKEND", "auto"), "SEQCUDA_BACKEND")
-_selected: contextvars.ContextVar[str] = contextvars.ContextVar("seqcuda_backend", default=_AT_IMPORT)
+
+
+class _Selection(threading.local):
+    """One for each thread, as torch's own switches are: what torch.compile can read, and guard."""
+
+    def __init__(self):  # not a class attribute, which torch.compile would take for a constant
+        self.name = _AT_IMPORT
+
+
+_selection = _Selection()
 
 
 def selected() -> str:
     """The backend asked for: by the innermost `backend(...)`, else by SEQCUDA_BACKEND at import, else "auto"."""
-    return _selected.get()
+    return _selection.name
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose who computes inside a ``with`` block.
+    """Choose who computes inside a ``with`` block, in this thread.
 
     Args:
         name: "auto" (the fastest engine that can run), "reference" (pure PyTorch) or a compiled engine by name
@@ -86,11 +95,11 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: unknown name.
     """
-    token = _selected.set(_checked(name, "backend name"))
+    before, _selection.name = _selection.name, _checked(name, "backend name")
     try:
         yield
     finally:
-        _selected.reset(token)
+        _selection.name = before
 
 
 def devices() -> tuple[str, ...]:

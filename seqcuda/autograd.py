@@ -21,13 +21,16 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
     if engine == "reference":
         return reference.sequence(walk, inputs)
     tensors = inputs.tensors()
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        if walk.return_gates:
-            walk = walk._replace(save="all")
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    exporting = torch.compiler.is_exporting() and walk.save == "all"  # a program asks for that itself: see below
+    if walk.return_gates:
+        walk = walk._replace(save="all")
+    elif not differentiable or exporting:
+        walk = walk._replace(save="states" if walk.return_states else "nothing")
+    if differentiable and not torch.compiler.is_compiling():
         y, h_n, c_n, c_all, saved = Sequence.apply(walk, engine, *tensors)
-    else:
-        save = "all" if walk.return_gates else "states" if walk.return_states else "nothing"
-        y, h_n, c_n, c_all, saved = _forward_op(walk, save, engine, inputs)
+    else:  # a compiler sees the op, whose Autograd kernel is `sequence_with_graph`
+        y, h_n, c_n, c_all, saved = _forward_op(walk, engine, inputs)
     return Outputs(
         y,
         h_n,
@@ -45,11 +48,18 @@ def _gates(walk: Walk, y: Tensor, saved: Tensor) -> Tensor:
     return saved[..., : walk.cell.gates * hidden].detach()
 
 
-def _forward_op(walk: Walk, save: str, engine: str, inputs: Inputs) -> tuple[Tensor, ...]:
+def _forward_op(walk: Walk, engine: str, inputs: Inputs) -> tuple[Tensor, ...]:
     return torch.ops.seqcuda.sequence.default(
         walk.cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
-        inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, save, engine,
+        inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, walk.save, engine,
     )  # fmt: skip
+
+
+def sequence_with_graph(cell: str, reverse, save: str, engine: str, weights, *tensors: Tensor | None):
+    """What the op does where gradients are asked of it: csrc/ops/registration.cpp. An exported program, which runs
+    with and without gradients, tells it to save nothing."""
+    walk = Walk(CELLS[cell], tuple(reverse), "all" if save == "nothing" else save)
+    return Sequence.apply(walk, engine, *tensors, *weights)
 
 
 class Sequence(torch.autograd.Function):
@@ -57,7 +67,7 @@ class Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(walk: Walk, engine: str, *tensors: Tensor | None):
-        return _forward_op(walk, walk.save, engine, Inputs.from_tensors(tensors))
+        return _forward_op(walk, engine, Inputs.from_tensors(tensors))
 
     @staticmethod
     def setup_context(ctx, inputs, output):

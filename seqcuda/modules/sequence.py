@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _backend, checks, layers
+from .. import _backend, _dynamo, checks, layers
 from ..cells import CELLS
 from ..layers import Stack
 from ..stream import Stream, check_one_direction
@@ -133,3 +133,6 @@ class SequenceLayer(torch.nn.RNNBase):
 
     __setattr__ = torch.nn.Module.__setattr__
     __setstate__ = torch.nn.Module.__setstate__
+
+
+_dynamo.allow(SequenceLayer)
