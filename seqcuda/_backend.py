@@ -124,8 +124,8 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
         return f"no compiled engine for {x.dtype}"
     if torch.jit.is_tracing():
         return "torch.jit.trace records the operations of the reference"
-    if not torch.compiler.is_compiling() and _in_transform():
-        return "torch.func transforms and forward-mode derivatives go through the reference"
+    if not torch.compiler.is_compiling() and _forward_mode():
+        return "forward-mode derivatives go through the reference"
     return ""
 
 
@@ -141,15 +141,14 @@ def quick_step(cell_name: str, input, hx, weights, layers: int = 0, batch_first:
     return compiled.quick_step(cell_name, input, hx, weights, layers, batch_first)
 
 
-def _in_transform() -> bool:
-    """Inside vmap, or inside a forward-mode level: what a compiled op has no rule for."""
+def _forward_mode() -> bool:
+    """Inside a forward-mode level, of torch.func or not: what the compiled ops have no rule for."""
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     if torch._C._functorch.peek_interpreter_stack() is None:
         return False
-    interpreters = torch._C._functorch.get_interpreter_stack()
-    kinds = (torch._C._functorch.TransformType.Vmap, torch._C._functorch.TransformType.Jvp)
-    return any(i.key() in kinds for i in interpreters)
+    jvp = torch._C._functorch.TransformType.Jvp
+    return any(interpreter.key() == jvp for interpreter in torch._C._functorch.get_interpreter_stack())
 
 
 def choose(cell_name: str, x: Tensor) -> str:

@@ -182,8 +182,8 @@ def test_lean_gives_the_gradients_of_fast(cell, backend):
 def test_lean_saves_no_gates():
     for cell in CELLS.values():
         for save, gates in (("all", cell.saved), ("states", 0), ("nothing", 0)):
-            walk = Problem(cell.name).walk()
-            *_, c_all, saved = autograd._forward_op(walk, save, "auto", Problem(cell.name).inputs())
+            problem = Problem(cell.name, save=save)
+            *_, c_all, saved = autograd._forward_op(problem.walk(), "auto", problem.inputs())
             assert saved.numel() == 4 * 3 * 5 * gates
             assert c_all.numel() == (4 * 3 * 5 * (cell.states - 1) if save != "nothing" else 0)
 

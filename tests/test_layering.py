@@ -32,7 +32,7 @@ LAYERS = (
     ("layers",),
     ("functional", "stream"),
     ("modules",),
-    ("convert", "explain", "onnx"),
+    ("convert", "explain", "onnx", "opacus"),
     ("__init__",),
     ("shapes", "testing"),
     ("bench", "selftest"),
