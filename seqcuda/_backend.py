@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import importlib
 import importlib.machinery
 import json
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,17 +66,26 @@ def _checked(name: str, source: str) -> str:
 
 
 _AT_IMPORT = _checked(os.environ.get("SEQCUDA_BACKEND", "auto"), "SEQCUDA_BACKEND")
-_selected: contextvars.ContextVar[str] = contextvars.ContextVar("seqcuda_backend", default=_AT_IMPORT)
+
+
+class _Selection(threading.local):
+    """One for each thread, as torch's own switches are: what torch.compile can read, and guard."""
+
+    def __init__(self):  # not a class attribute, which torch.compile would take for a constant
+        self.name = _AT_IMPORT
+
+
+_selection = _Selection()
 
 
 def selected() -> str:
     """The backend asked for: by the innermost `backend(...)`, else by SEQCUDA_BACKEND at import, else "auto"."""
-    return _selected.get()
+    return _selection.name
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose who computes inside a ``with`` block.
+    """Choose who computes inside a ``with`` block, in this thread.
 
     Args:
         name: "auto" (the fastest engine that can run), "reference" (pure PyTorch) or a compiled engine by name
@@ -86,11 +95,11 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: unknown name.
     """
-    token = _selected.set(_checked(name, "backend name"))
+    before, _selection.name = _selection.name, _checked(name, "backend name")
     try:
         yield
     finally:
-        _selected.reset(token)
+        _selection.name = before
 
 
 def devices() -> tuple[str, ...]:
@@ -115,8 +124,8 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
         return f"no compiled engine for {x.dtype}"
     if torch.jit.is_tracing():
         return "torch.jit.trace records the operations of the reference"
-    if not torch.compiler.is_compiling() and _in_transform():
-        return "torch.func transforms and forward-mode derivatives go through the reference"
+    if not torch.compiler.is_compiling() and _forward_mode():
+        return "forward-mode derivatives go through the reference"
     return ""
 
 
@@ -132,15 +141,14 @@ def quick_step(cell_name: str, input, hx, weights, layers: int = 0, batch_first:
     return compiled.quick_step(cell_name, input, hx, weights, layers, batch_first)
 
 
-def _in_transform() -> bool:
-    """Inside vmap, or inside a forward-mode level: what a compiled op has no rule for."""
+def _forward_mode() -> bool:
+    """Inside a forward-mode level, of torch.func or not: what the compiled ops have no rule for."""
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     if torch._C._functorch.peek_interpreter_stack() is None:
         return False
-    interpreters = torch._C._functorch.get_interpreter_stack()
-    kinds = (torch._C._functorch.TransformType.Vmap, torch._C._functorch.TransformType.Jvp)
-    return any(i.key() in kinds for i in interpreters)
+    jvp = torch._C._functorch.TransformType.Jvp
+    return any(interpreter.key() == jvp for interpreter in torch._C._functorch.get_interpreter_stack())
 
 
 def choose(cell_name: str, x: Tensor) -> str:

@@ -42,11 +42,12 @@ def _sequence(
 
 def _sequence_backward(
     cell, grad_y, grad_h_n, grad_c_n, grad_c_all, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c,
-    y, c_all, saved, reverse, engine, needs,
+    y, c_all, saved, reverse, engine, needs, weight_groups=0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    def like(t: Tensor | None, need: bool) -> Tensor:
-        return x.new_empty(t.shape) if need and t is not None else x.new_empty(0)
+    def like(t: Tensor | None, need: bool, *groups: int) -> Tensor:
+        return x.new_empty((*groups, *t.shape)) if need and t is not None else x.new_empty(0)
 
+    groups = (weight_groups,) if weight_groups else ()
     of_weights = needs[len(needs) - WEIGHTS_PER_DIRECTION * len(reverse) :]
     return (
         like(x, needs[0]),
@@ -54,5 +55,5 @@ def _sequence_backward(
         like(c0, needs[2]),
         like(reset_h, needs[6]),
         like(reset_c, needs[7]),
-        [like(w, need) for w, need in zip(weights, of_weights, strict=True)],
+        [like(w, need, *groups) for w, need in zip(weights, of_weights, strict=True)],
     )

@@ -7,6 +7,8 @@ whose graph is differentiable to any order.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -21,13 +23,19 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
     if engine == "reference":
         return reference.sequence(walk, inputs)
     tensors = inputs.tensors()
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        if walk.return_gates:
-            walk = walk._replace(save="all")
+    transformed = torch._C._are_functorch_transforms_active()  # which hide what requires gradients
+    differentiable = torch.is_grad_enabled() and (
+        transformed or any(t is not None and t.requires_grad for t in tensors)
+    )
+    exporting = torch.compiler.is_exporting() and walk.save == "all"  # a program asks for that itself: see below
+    if walk.return_gates:
+        walk = walk._replace(save="all")
+    elif not differentiable or exporting:
+        walk = walk._replace(save="states" if walk.return_states else "nothing")
+    if (differentiable or transformed) and not torch.compiler.is_compiling():
         y, h_n, c_n, c_all, saved = Sequence.apply(walk, engine, *tensors)
-    else:
-        save = "all" if walk.return_gates else "states" if walk.return_states else "nothing"
-        y, h_n, c_n, c_all, saved = _forward_op(walk, save, engine, inputs)
+    else:  # a compiler sees the op, whose Autograd kernel is `sequence_with_graph`
+        y, h_n, c_n, c_all, saved = _forward_op(walk, engine, inputs)
     return Outputs(
         y,
         h_n,
@@ -45,11 +53,67 @@ def _gates(walk: Walk, y: Tensor, saved: Tensor) -> Tensor:
     return saved[..., : walk.cell.gates * hidden].detach()
 
 
-def _forward_op(walk: Walk, save: str, engine: str, inputs: Inputs) -> tuple[Tensor, ...]:
+def _forward_op(walk: Walk, engine: str, inputs: Inputs) -> tuple[Tensor, ...]:
     return torch.ops.seqcuda.sequence.default(
         walk.cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
-        inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, save, engine,
+        inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, walk.save, engine,
     )  # fmt: skip
+
+
+def sequence_with_graph(cell: str, reverse, save: str, engine: str, weights, *tensors: Tensor | None):
+    """What the op does where gradients are asked of it: csrc/ops/registration.cpp. An exported program, which runs
+    with and without gradients, tells it to save nothing."""
+    walk = Walk(CELLS[cell], tuple(reverse), "all" if save == "nothing" else save)
+    return Sequence.apply(walk, engine, *tensors, *weights)
+
+
+# Where the rows of the batch are: in Inputs.tensors() (lengths have no other dimension, packed rows none of their own),
+# and in the outputs.
+_ROWS_IN = (1, 1, 2, 0, None, 1, 1, 2)
+_ROWS_OUT = (1, 1, 2, 3, 2)  # y, h_n, c_n, c_all, saved
+_OUTPUTS = 4  # of them, those that have gradients
+
+
+class _Fold(NamedTuple):
+    """`members` of a vmap as neighbouring rows of one batch."""
+
+    members: int
+
+    def fold(self, t: Tensor | None, member_dim: int | None, rows_dim: int) -> Tensor | None:
+        if t is None:
+            return None
+        if member_dim is None:
+            t = t.unsqueeze(rows_dim).expand(*t.shape[:rows_dim], self.members, *t.shape[rows_dim:])
+        else:
+            t = t.movedim(member_dim, rows_dim)
+        return t.flatten(rows_dim, rows_dim + 1)
+
+    def fold_all(self, tensors, member_dims, rows_dims) -> list[Tensor | None]:
+        return [self.fold(*each) for each in zip(tensors, member_dims, rows_dims, strict=True)]
+
+    def unfold(self, t: Tensor | None, rows_dim: int) -> Tensor | None:
+        """With the members before the rows, in `rows_dim`."""
+        return None if t is None else t.unflatten(rows_dim, (self.members, t.shape[rows_dim] // self.members))
+
+
+def _foldable(tensors, member_dims) -> bool:
+    """The members share the weights, and the data is not packed."""
+    first_weight = len(_ROWS_IN)
+    return tensors[4] is None and all(dim is None for dim in member_dims[first_weight:])
+
+
+def _one_by_one(function, info, in_dims, args):
+    """The vmap rule of `function` where its members cannot be one batch."""
+
+    def member(arg, dim, i: int):
+        return arg.select(dim, i) if isinstance(arg, Tensor) and dim is not None else arg
+
+    results = [
+        function.apply(*(member(arg, dim, i) for arg, dim in zip(args, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    outputs = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*results, strict=True))
+    return outputs, tuple(None if t is None else 0 for t in outputs)
 
 
 class Sequence(torch.autograd.Function):
@@ -57,7 +121,7 @@ class Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(walk: Walk, engine: str, *tensors: Tensor | None):
-        return _forward_op(walk, walk.save, engine, Inputs.from_tensors(tensors))
+        return _forward_op(walk, engine, Inputs.from_tensors(tensors))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -72,20 +136,33 @@ class Sequence(torch.autograd.Function):
     def backward(ctx, grad_y, grad_h_n, grad_c_n, grad_c_all, _):
         needs = ctx.needs_input_grad[2:]
         grads = (grad_y, grad_h_n, grad_c_n, grad_c_all)
-        return None, None, *SequenceBackward.apply(ctx.walk, ctx.engine, needs, *grads, *ctx.saved_tensors)
+        return None, None, *SequenceBackward.apply(ctx.walk, ctx.engine, needs, 0, *grads, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info, in_dims, walk: Walk, engine: str, *tensors: Tensor | None):
+        dims = in_dims[2:]
+        if not _foldable(tensors, dims):
+            return _one_by_one(Sequence, info, in_dims, (walk, engine, *tensors))
+        n, fold = len(_ROWS_IN), _Fold(info.batch_size)
+        outputs = Sequence.apply(walk, engine, *fold.fold_all(tensors[:n], dims[:n], _ROWS_IN), *tensors[n:])
+        return tuple(map(fold.unfold, outputs, _ROWS_OUT)), _ROWS_OUT
 
 
 class SequenceBackward(torch.autograd.Function):
-    """Inputs: the four gradients, y, c_all, saved, then the inputs of `Sequence`, whose gradients it gives."""
+    """Inputs: the four gradients, y, c_all, saved, then the inputs of `Sequence`, whose gradients it gives.
+
+    groups: 0, or into how many groups of neighbours the rows of the batch fall, each with its own gradient of the
+    weights, in a first dimension.
+    """
 
     @staticmethod
-    def forward(walk: Walk, engine: str, needs: tuple[bool, ...], *tensors: Tensor | None):
+    def forward(walk: Walk, engine: str, needs: tuple[bool, ...], groups: int, *tensors: Tensor | None):
         grads, (y, c_all, saved), inputs = tensors[:4], tensors[4:7], Inputs.from_tensors(tensors[7:])
         backward = torch.ops.seqcuda.sequence_backward.default
         grad_x, grad_h0, grad_c0, grad_reset_h, grad_reset_c, grad_weights = backward(
             walk.cell.name, *grads, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths,
             inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c, y, c_all, saved, walk.reverse,
-            engine, needs,
+            engine, needs, groups,
         )  # fmt: skip
         given = Inputs(
             grad_x, tuple(grad_weights), grad_h0, grad_c0, None, None, None, grad_reset_h, grad_reset_c
@@ -94,40 +171,86 @@ class SequenceBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.walk, _, ctx.needs, *tensors = inputs
+        ctx.walk, _, ctx.needs, ctx.groups, *tensors = inputs
         ctx.save_for_backward(*tensors[:4], *tensors[7:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, *grad_grads):
-        inner, inputs = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        needs = ctx.needs_input_grad[3:7] + ctx.needs_input_grad[10:]
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            # Fresh names for the inputs, tied to the caller's graph only where a third derivative may be asked for.
-            def alias(t: Tensor | None) -> Tensor | None:
-                if t is None or not t.is_floating_point():
-                    return t
-                t = t.view_as(t) if create_graph else t.detach()
-                return t if t.requires_grad else t.requires_grad_()
+        """Through the reference, whose first gradients `first` gives; to any order, and under any transform."""
+        tensors, walk, given = ctx.saved_tensors, ctx.walk._replace(return_gates=False), _OUTPUTS
+        wanted = [i for i, (n, gg) in enumerate(zip(ctx.needs, grad_grads, strict=True)) if n and gg is not None]
+        out_grads = [i for i in range(given) if tensors[i] is not None]
+        needs = ctx.needs_input_grad[4 : 4 + given] + ctx.needs_input_grad[7 + given :]
+        targets = [i for i, need in enumerate(needs) if need]
+        result = [None] * len(tensors)
+        if wanted:
 
-            inner, inputs = [alias(t) for t in inner], [alias(t) for t in inputs]
-            out = reference.sequence(ctx.walk._replace(return_gates=False), Inputs.from_tensors(inputs))
-            pairs = zip((out.y, out.h_n, out.c_n, out.c_all), inner, strict=True)
-            outs, out_grads = zip(*((o, g) for o, g in pairs if g is not None), strict=True)
-            wanted = [(t, gg) for t, n, gg in zip(inputs, ctx.needs, grad_grads, strict=True) if n and gg is not None]
-            if not wanted:
-                return (None,) * len(ctx.needs_input_grad)
-            first = torch.autograd.grad(outs, [t for t, _ in wanted], out_grads, create_graph=True, allow_unused=True)
-            # A first gradient that no input has a part in adds nothing.
-            connected = [(g, gg) for g, (_, gg) in zip(first, wanted, strict=True) if g is not None and g.requires_grad]
-        if not connected:
-            return (None,) * len(ctx.needs_input_grad)
-        first, weights = zip(*connected, strict=True)
-        targets = [t for t, need in zip((*inner, *inputs), needs, strict=True) if need]
-        second = iter(torch.autograd.grad(first, targets, weights, create_graph=create_graph, allow_unused=True))
-        result = [next(second) if need else None for need in needs]
-        return None, None, None, *result[:4], None, None, None, *result[4:]
+            def first(*values: Tensor):
+                all_tensors = _replaced(tensors, targets, values)
+                inner, inputs = all_tensors[:given], all_tensors[given:]
+
+                def outputs(*values: Tensor):
+                    out = _reference(walk, ctx.groups, Inputs.from_tensors(_replaced(inputs, wanted, values)))
+                    return tuple(out[i] for i in out_grads)
+
+                inputs = [
+                    t.expand(ctx.groups, *t.shape) if ctx.groups and t is not None and i >= len(_ROWS_IN) else t
+                    for i, t in enumerate(inputs)
+                ]
+                _, pull = torch.func.vjp(outputs, *(inputs[i] for i in wanted))
+                return pull(tuple(inner[i] for i in out_grads))
+
+            _, pull = torch.func.vjp(first, *(tensors[i] for i in targets))
+            second = pull(tuple(grad_grads[i] for i in wanted))
+            for i, gradient in zip(targets, second, strict=True):
+                result[i] = gradient
+        return None, None, None, None, *result[:given], None, None, None, *result[given:]
+
+    @staticmethod
+    def vmap(info, in_dims, walk: Walk, engine: str, needs: tuple[bool, ...], groups: int, *tensors: Tensor | None):
+        dims = in_dims[4:]
+        n = 7 + len(_ROWS_IN)
+        if not _foldable(tensors[7:], dims[7:]):
+            return _one_by_one(SequenceBackward, info, in_dims, (walk, engine, needs, groups, *tensors))
+        fold = _Fold(info.batch_size)
+        rows = (*_ROWS_OUT[:4], _ROWS_OUT[0], *_ROWS_OUT[3:], *_ROWS_IN)
+        folded = fold.fold_all(tensors[:n], dims[:n], rows)
+        grads = SequenceBackward.apply(walk, engine, needs, info.batch_size * max(groups, 1), *folded, *tensors[n:])
+        of_weights = grads[len(_ROWS_IN) :]
+        if groups:
+            of_weights = [fold.unfold(g, 0) for g in of_weights]
+        out_dims = (*_ROWS_IN, *(0 for _ in of_weights))
+        grads = (*map(fold.unfold, grads, _ROWS_IN), *of_weights)
+        return grads, tuple(None if g is None else dim for g, dim in zip(grads, out_dims, strict=True))
+
+
+def _replaced(tensors, indices: list[int], values) -> list[Tensor | None]:
+    result = list(tensors)
+    for i, value in zip(indices, values, strict=True):
+        result[i] = value
+    return result
+
+
+def _reference(walk: Walk, groups: int, inputs: Inputs) -> Outputs:
+    """The reference; with groups, of rows of the batch, each with its own weights, which have a first dimension."""
+    if not groups:
+        return reference.sequence(walk, inputs)
+    n, fold = len(_ROWS_IN), _Fold(groups)
+    tensors = inputs.tensors()
+    rows = [fold.unfold(t, dim) for t, dim in zip(tensors[:n], _ROWS_IN, strict=True)]
+    each = []
+    for i in range(groups):
+        own = [None if t is None else t.select(dim, i) for t, dim in zip(rows, _ROWS_IN, strict=True)]
+        own += [None if w is None else w[i] for w in tensors[n:]]
+        each.append(reference.sequence(walk, Inputs.from_tensors(own)))
+    return Outputs(
+        *(
+            torch.cat(parts, dim)
+            for parts, dim in zip(zip(*each, strict=True), _ROWS_OUT, strict=True)
+            if parts[0] is not None
+        )
+    )
 
 
 def step_backward(
@@ -155,7 +278,7 @@ def step_backward(
     inputs = Inputs(x.reshape(1, B, -1), (w_ih, w_hh, b_ih, b_hh, None), as_h(h), as_c(c))
     need_x, need_h, need_c, *need_weights = needs
     grads = SequenceBackward.apply(
-        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 5, *need_weights, False),
+        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 5, *need_weights, False), 0,
         None, as_h(dh), as_c(dc), None, y, c_all, saved, *inputs.tensors(),
     )  # fmt: skip
     given = (x, h, c, w_ih, w_hh, b_ih, b_hh)

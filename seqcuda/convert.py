@@ -108,7 +108,8 @@ def _swap(layer: torch.nn.Module, cls: type) -> None:
         members = {k: v for k, v in vars(old).items() if k not in ("__dict__", "__weakref__")}
         cls = type(old.__name__, (cls,), members)
     layer.__dict__.pop("_flat_weights", None)
-    layer.__dict__.pop("reset_after", None)
+    for ours in ("reset_after", "save"):
+        layer.__dict__.pop(ours, None)
     layer.__class__ = cls
     if isinstance(layer, torch.nn.RNNBase):
         layer._init_flat_weights()

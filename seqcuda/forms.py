@@ -64,7 +64,7 @@ class Padded:
         """Values beside the rows of x as ``(T, B, ...)``."""
         return rows
 
-    @cached_property
+    @property
     def alive(self) -> Tensor | None:
         """``(T, B)``: which rows take part in which step; None for all in all."""
         if self.lengths is None:

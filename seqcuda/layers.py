@@ -20,6 +20,8 @@ from .cells import Cell
 from .forms import Form, form_of
 from .walk import Inputs, Outputs, Walk
 
+SAVE = ("all", "states")
+
 
 class RNNStates(NamedTuple):
     """The states of all steps, of all layers and directions in the order of hx.
@@ -70,7 +72,7 @@ class Stack:
             raise ValueError(f"{self.name}: dropout must be a number from 0 to 1, got {self.dropout!r}")
         if self.return_states not in (False, True, "gates"):
             raise ValueError(f'{self.name}: return_states must be False, True or "gates", got {self.return_states!r}')
-        if self.save not in ("all", "states"):
+        if self.save not in SAVE:
             raise ValueError(f'{self.name}: save must be "all" or "states", got {self.save!r}')
 
     @property

@@ -182,8 +182,8 @@ def test_lean_gives_the_gradients_of_fast(cell, backend):
 def test_lean_saves_no_gates():
     for cell in CELLS.values():
         for save, gates in (("all", cell.saved), ("states", 0), ("nothing", 0)):
-            walk = Problem(cell.name).walk()
-            *_, c_all, saved = autograd._forward_op(walk, save, "auto", Problem(cell.name).inputs())
+            problem = Problem(cell.name, save=save)
+            *_, c_all, saved = autograd._forward_op(problem.walk(), "auto", problem.inputs())
             assert saved.numel() == 4 * 3 * 5 * gates
             assert c_all.numel() == (4 * 3 * 5 * (cell.states - 1) if save != "nothing" else 0)
 
@@ -194,16 +194,21 @@ def test_lean_saves_no_gates():
 def test_opcheck(cell, variant):
     problem = Problem(cell, **VARIANTS[variant])
     inputs = problem.inputs()
+    for weight in inputs.weights:
+        if weight is not None:
+            weight.requires_grad_()
     states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
     arguments = (cell, inputs.x, inputs.weights, *states, problem.reverse, problem.save, "auto")
     torch.library.opcheck(torch.ops.seqcuda.sequence.default, arguments)
-    y, h_n, c_n, c_all, saved = torch.ops.seqcuda.sequence(*arguments)
+    with torch.no_grad():
+        y, h_n, c_n, c_all, saved = torch.ops.seqcuda.sequence(*arguments)
     needs = tuple(t is not None and t.is_floating_point() for t in inputs.tensors())
     arguments = (
         cell, torch.randn_like(y), None, torch.randn_like(c_n), None, inputs.x, inputs.weights, *states,
         y, c_all, saved, problem.reverse, "auto", needs,
     )  # fmt: skip
-    torch.library.opcheck(torch.ops.seqcuda.sequence_backward.default, arguments)
+    with torch.no_grad():
+        torch.library.opcheck(torch.ops.seqcuda.sequence_backward.default, arguments)
 
 
 @needs_extension
@@ -224,15 +229,22 @@ def test_the_backward_op_checks_what_it_is_given(changed):
 
 
 @needs_extension
-def test_the_bare_ops_refuse_to_be_differentiated():
-    """They have no formula of their own: an error, never zeros."""
-    inputs = Problem("gru").inputs()
-    weights = tuple(None if w is None else w.requires_grad_() for w in inputs.weights)
-    arguments = ("gru", inputs.x, weights, *(None,) * 7, (False,), "all", "auto")
+@pytest.mark.parametrize("save", ["nothing", "states", "all"])
+def test_the_bare_op_is_differentiable_and_its_backward_refuses(save):
+    """The backward has no formula of its own: an error, never zeros."""
+    problem = Problem("lstm", return_states=False)
+    function, inputs = function_of(problem, "auto")
+    expected = torch.autograd.grad(function(*inputs)[0].square().sum(), inputs)
+    given = problem.inputs()
+    (x, h0, c0, *weights), states = inputs, (None,) * 5
+    arguments = ("lstm", x, [*weights, *given.weights[len(weights) :]], h0, c0, *states, (False,))
+    y, _, c_n, c_all, saved = torch.ops.seqcuda.sequence(*arguments, save, "auto")
+    for ours, theirs in zip(torch.autograd.grad(y.square().sum(), inputs), expected, strict=True):
+        seqcuda.testing.assert_close_to_exact(ours, theirs)
+    backward = torch.ops.seqcuda.sequence_backward
+    grads = (torch.ones_like(y), None, None, None)
     with pytest.raises(NotImplementedError, match="seqcuda.functional"):
-        torch.ops.seqcuda.sequence(*arguments)
-    with torch.no_grad():
-        torch.ops.seqcuda.sequence(*arguments)
+        backward("lstm", *grads, *arguments[1:-1], y, c_all, saved, (False,), "auto", (True,) * 13)
 
 
 def test_forward_mode_and_vmap_give_right_numbers():

@@ -13,7 +13,15 @@ import cuda_emulation
 import pytest
 import torch
 from hypothesis import given, settings
-from walks import Problem, assert_results, joined, op_outputs_and_gradients, outputs_and_gradients, problems
+from walks import (
+    Problem,
+    assert_groups_add_up,
+    assert_results,
+    joined,
+    op_outputs_and_gradients,
+    outputs_and_gradients,
+    problems,
+)
 
 import seqcuda
 from seqcuda import _backend
@@ -83,6 +91,12 @@ def test_stepwise(place, cell, options, dtype):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_stepwise_projected(place, options, dtype):
     place.check(Problem("lstm", P=3, **OPTIONS[options]), dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"ragged": "lengths", "resets": True, "reverse": (False, True)}, {"P": 3}])
+def test_gradients_of_weights_by_groups(place, options):
+    for cell in ("lstm",) if "P" in options else sorted(CELLS):
+        assert_groups_add_up(Problem(cell, B=6, save="states", **options), place.ops, place.device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

@@ -24,7 +24,7 @@ TORCH = re.compile(r"^(ATen|c10|caffe2|torch|pybind11|Python\.h)")
 LAYERS = (
     ("cells",),
     ("walk",),
-    ("_fake",),
+    ("_fake", "_dynamo"),
     ("_backend", "reference"),
     ("autograd",),
     ("checks",),
@@ -32,7 +32,7 @@ LAYERS = (
     ("layers",),
     ("functional", "stream"),
     ("modules",),
-    ("convert", "explain", "onnx"),
+    ("convert", "explain", "onnx", "opacus"),
     ("__init__",),
     ("shapes", "testing"),
     ("bench", "selftest"),

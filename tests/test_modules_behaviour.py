@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils._pytree import tree_map
 
 import seqcuda
+from seqcuda._backend import compiled
 from seqcuda.testing import assert_close_to_exact
 
 ALL = pytest.mark.parametrize("kind", LAYERS + CELLS)
@@ -85,6 +86,40 @@ def test_reset_after_in_repr(kind):
     assert repr(cls(3, 4, reset_after=False)) == f"{kind}(3, 4, reset_after=False)"
     for copied in (copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))):
         assert not copied(cls(3, 4, reset_after=False)).reset_after
+
+
+@SEQUENCES
+def test_save(kind):
+    """The same gradients from less memory."""
+    full, _ = pair(kind)
+    ours = getattr(seqcuda, kind)(3, 4, 2, bidirectional=True, save="states", dtype=torch.float64)
+    ours.load_state_dict(full.state_dict())
+    assert repr(ours).endswith("save='states')") and pickle.loads(pickle.dumps(ours)).save == "states"
+    kept, results = [], []
+    for layer in (ours, full):
+        numbers = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, n=numbers: (n.append(t.numel()), t)[1], lambda t: t):
+            y, _ = layer(*sample(kind))
+        results.append(torch.autograd.grad(y.square().sum(), list(layer.parameters())))
+        kept.append(sum(numbers))
+    assert_close(*results)
+    if kind != "RNN" and compiled is not None:
+        assert kept[0] < kept[1]
+    assert not hasattr(seqcuda.convert(ours, to="torch"), "save")
+    with pytest.raises(ValueError, match="save must be .* got 'gates'"):
+        getattr(seqcuda, kind)(3, 4, save="gates")
+
+
+@pytest.mark.skipif(compiled is None, reason="too slow for the reference, which has no such limit")
+@pytest.mark.parametrize("steps_and_rows", [(70_000, 1), (1, 70_000)])
+def test_more_than_65535_steps_or_rows(steps_and_rows):
+    """Of which cuDNN's kernels take no more."""
+    layer, x = seqcuda.GRU(1, 2, bidirectional=True, dtype=torch.float64), torch.randn(*steps_and_rows, 1).double()
+    y, _ = layer(x)
+    gradient = torch.autograd.grad(y[-5:, -5:].sum(), layer.weight_hh_l0)[0]
+    last = layer(x[-500:, -5:])[0][-5:]
+    assert_close(y[-5:, -5:, :2], last[..., :2])
+    assert_close(gradient, torch.autograd.grad(last.sum(), layer.weight_hh_l0)[0])
 
 
 @SEQUENCES

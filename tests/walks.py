@@ -135,6 +135,37 @@ def op_outputs_and_gradients(problem: Problem, dtype: torch.dtype, ops, device: 
     return [t.cpu() for t in (*outputs, *(g for g, need in zip(gradients, needs, strict=True) if need))]
 
 
+def gradients_of_weights(problem: Problem, ops, groups: int, rows: slice = slice(None), device: str = "cpu"):
+    """Of the sum of y over some rows of the batch, by groups of rows, from a bare op pair."""
+    tensors = [t if t is None or i == 4 else t.to(device) for i, t in enumerate(problem.inputs().tensors())]
+    inputs = Inputs.from_tensors(tuple(tensors))
+    states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
+    walk = (inputs.x, inputs.weights, *states)
+    y, _, _, c_all, saved = ops.sequence(problem.cell, *walk, problem.reverse, problem.save, "auto")
+    grad_y = torch.zeros_like(y)
+    grad_y[..., rows, :] = 1
+    needs = [False] * 8 + [w is not None for w in inputs.weights]
+    grads = (grad_y, None, None, None)
+    gradients = ops.sequence_backward(
+        problem.cell, *grads, *walk, y, c_all, saved, problem.reverse, "auto", needs, groups
+    )[-1]
+    return [g.cpu() for g, need in zip(gradients, needs[8:], strict=True) if need]
+
+
+def assert_groups_add_up(problem: Problem, ops, device: str = "cpu") -> None:
+    """The gradients of groups of rows add up to the whole, and each is that of its rows alone."""
+    whole, B = gradients_of_weights(problem, ops, 0, device=device), problem.B
+    for groups in (1, 3, B):
+        each = B // groups
+        alone = gradients_of_weights(problem, ops, 0, slice(each * (groups - 1), B), device)
+        for parts, total, last in zip(
+            gradients_of_weights(problem, ops, groups, device=device), whole, alone, strict=True
+        ):
+            assert parts.shape == (groups, *total.shape)
+            assert_close_to_exact(parts.sum(0), total)
+            assert_close_to_exact(parts[-1], last)
+
+
 def assert_results(problem: Problem, dtype: torch.dtype, ours: list[Tensor]) -> None:
     """The rule over all results at once: where an activation is saturated its derivative is a small difference of
     large numbers, so the scale of all results is that of the errors of each. The rival is the reference at the same

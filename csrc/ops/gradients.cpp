@@ -2,15 +2,22 @@
 
 namespace seq::ops {
 
-Needs::Needs(const std::vector<bool>& needs, const Layer& layer) : all(needs) {
+Needs::Needs(const std::vector<bool>& needs, int64_t weight_groups, const Layer& layer)
+    : all(needs), groups(weight_groups) {
   const size_t expected = 8 + Layer::kWeights * layer.directions;
   TORCH_CHECK(all.size() == expected, "seqcuda: needs must have ", expected, " entries, got ", all.size());
+  TORCH_CHECK(groups >= 0 && (groups == 0 || (layer.batch % groups == 0 && !layer.packed)),
+              "seqcuda: weight_groups must divide the ", layer.batch, " rows of padded data, got ", groups,
+              layer.packed ? " for packed data" : "");
   x = all[0], h0 = all[1], c0 = all[2], reset_h = all[6], reset_c = all[7];
 }
 
 DirectionWeights empty_gradients(const DirectionWeights& w, const Needs& needs, int64_t d, const Layer& layer) {
   const auto like = [&](int j, const at::Tensor& t) {
-    return needs.weight(d, j) && t.defined() ? at::empty(t.sizes(), t.options().dtype(layer.compute)) : at::Tensor();
+    if (!needs.weight(d, j) || !t.defined()) return at::Tensor();
+    std::vector<int64_t> shape = t.sizes().vec();
+    if (needs.groups > 0) shape.insert(shape.begin(), needs.groups);
+    return at::empty(shape, t.options().dtype(layer.compute));
   };
   return {like(0, w.w_ih), like(1, w.w_hh), like(2, w.b_ih), like(3, w.b_hh), like(4, w.w_hr)};
 }

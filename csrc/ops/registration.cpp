@@ -1,5 +1,6 @@
 // What is registered for the op pair on the CPU and for autograd.
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 
 #include "ops/unboxed.h"
@@ -20,18 +21,40 @@ bool requires_grad(const T&) {
   return false;
 }
 
+// seqcuda.autograd calls the ops with gradients off. A compiler, or a program that it wrote, calls the op as it is: the
+// graph is made by the same Function.
+SequenceResult sequence_with_graph(std::string cell, at::Tensor x, OptionalTensors weights, OptionalTensor h0,
+                                   OptionalTensor c0, OptionalTensor lengths, OptionalTensor batch_sizes,
+                                   OptionalTensor resets, OptionalTensor reset_h, OptionalTensor reset_c,
+                                   c10::List<bool> reverse, std::string save, std::string engine) {
+  const Arguments a =
+      arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
+                std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse);
+  const pybind11::gil_scoped_acquire gil;
+  return pybind11::module_::import("seqcuda.autograd")
+      .attr("sequence_with_graph")(a.cell, a.reverse, save, engine, a.weights, a.x, a.h0, a.c0, a.lengths,
+                                   a.batch_sizes, a.resets, a.reset_h, a.reset_c)
+      .cast<SequenceResult>();
+}
+
+// The gradients have no formula of their own: whoever would differentiate through the bare op is told, instead of
+// getting zeros.
+template <class... Args>
+SequenceGradients not_differentiable(Args...) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false,
+                              "seqcuda::sequence_backward is not differentiable; use seqcuda.functional or the "
+                              "modules, or torch.no_grad()");
+}
+
 constexpr char sequence_name[] = "seqcuda::sequence", sequence_backward_name[] = "seqcuda::sequence_backward";
 
-// The bare ops have no formula of their own: whoever would differentiate through one is told, instead of getting
-// zeros. seqcuda.autograd has the Functions that do, and calls the ops with gradients off.
 template <class Signature>
-struct Undifferentiable;
+struct Autograd;
 template <class Result, class... Args>
-struct Undifferentiable<Result(Args...)> {
-  template <const char* kName>
+struct Autograd<Result(Args...)> {
+  template <const char* kName, Result (*kWithGraph)(Args...)>
   static Result call(Args... args) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!(at::GradMode::is_enabled() && (requires_grad(args) || ...)), kName,
-                                " is not differentiable; use seqcuda.functional or the modules, or torch.no_grad()");
+    if (at::GradMode::is_enabled() && (requires_grad(args) || ...)) return kWithGraph(std::move(args)...);
     static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(kName, "").typed<Result(Args...)>();
     // Below the views' key too: what a kernel makes by viewing its own memory is nobody's view.
     at::AutoDispatchBelowADInplaceOrView below;
@@ -52,9 +75,10 @@ TORCH_LIBRARY_IMPL(seqcuda, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(seqcuda, Autograd, m) {
-  m.impl("sequence", &Undifferentiable<decltype(sequence<sequence_cpu>)>::call<sequence_name>);
-  m.impl("sequence_backward",
-         &Undifferentiable<decltype(sequence_backward<sequence_backward_cpu>)>::call<sequence_backward_name>);
+  m.impl("sequence", &Autograd<decltype(sequence<sequence_cpu>)>::call<sequence_name, sequence_with_graph>);
+  m.impl(
+      "sequence_backward",
+      &Autograd<decltype(sequence_backward<sequence_backward_cpu>)>::call<sequence_backward_name, not_differentiable>);
 }
 
 }  // namespace seq::ops

@@ -21,8 +21,9 @@ struct Saved {
 };
 
 // Gradients of x, h0, c0, reset_h, reset_c and the weights; empty where `needs`, in the order of
-// Inputs.tensors() of seqcuda/walk.py, does not ask for them.
+// Inputs.tensors() of seqcuda/walk.py, does not ask for them. With weight_groups > 0 the rows of the batch are so many
+// groups of neighbours, and the gradients of the weights have a first dimension: one for each group.
 SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,
-                                        const std::vector<bool>& needs);
+                                        const std::vector<bool>& needs, int64_t weight_groups);
 
 }  // namespace seq::ops

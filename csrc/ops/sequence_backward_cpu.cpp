@@ -1,5 +1,9 @@
 // The backward of a layer on the CPU: chunks of time from the last to the first. A chunk: what lean training did not
 // keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each.
+#include <ATen/ThreadLocalState.h>
+
+#include <numeric>
+
 #include "ops/cpu_common.h"
 #include "ops/engines.h"
 #include "ops/gradients.h"
@@ -27,6 +31,21 @@ void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
   else
     out.add_(rows.sum(0));
 }
+
+// What the gradients of the weights are products of: dense rows of a chunk, or those of a group of rows of the batch.
+struct Factors {
+  at::Tensor x, dgx, dgh, unprojected, dh_out;
+  std::vector<at::Tensor> operands;  // of W_hh, by phase
+
+  template <class Call>
+  Factors with(const Call& call) const {
+    const auto each = [&](const at::Tensor& t) { return t.defined() ? call(t) : t; };
+    const at::Tensor gx = each(dgx);
+    Factors out{each(x), gx, dgh.is_same(dgx) ? gx : each(dgh), each(unprojected), each(dh_out), {}};
+    for (const at::Tensor& t : operands) out.operands.push_back(each(t));
+    return out;
+  }
+};
 
 template <class T>
 class LayerBackward {
@@ -57,7 +76,9 @@ class LayerBackward {
       dx_ = dx_once_ ? at::empty({layer.rows, layer.input}, options_) : at::zeros({layer.rows, layer.input}, options_);
     if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, options_);
     if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, options_);
-    steps_ = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
+    // A group's products are over its own rows alone, so that they are few: all steps at once.
+    steps_ =
+        needs.groups > 0 ? std::max<int64_t>(layer.steps, 1) : steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
     const int64_t rows = std::min(steps_ * B, plan_.dense());
     if (plan_.plan.order) order_ = at::tensor(plan_.order);
     directions_.resize(D);
@@ -213,9 +234,8 @@ class LayerBackward {
   // dW and dx of a chunk whose gradients of the gates are there.
   void products(int64_t d, const Chunk& c, const at::Tensor& x, const at::Tensor& entering, bool first) {
     auto& dir = directions_[d];
-    auto& g = dir.grads;
-    const int64_t H = layer_.hidden;
-    const at::Tensor dgx = dir.dgx.narrow(0, 0, c.rows()), dgh = dir.dgh.narrow(0, 0, c.rows());
+    const DirectionWeights& g = dir.grads;
+    const at::Tensor dgx = dir.dgx.narrow(0, 0, c.rows());
     if (needs_.x) {
       if (plan_.data_rows.defined()) {
         const at::Tensor rows = plan_.data_rows.narrow(0, c.r0, c.rows());
@@ -226,24 +246,68 @@ class LayerBackward {
         times_w_ih(dir, dgx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
       }
     }
-    if (g.w_ih.defined()) multiply(g.w_ih, dgx.t(), x, !first);
-    if (g.b_ih.defined()) accumulate_sum(first, g.b_ih, dgx);
-    if (g.b_hh.defined()) accumulate_sum(first, g.b_hh, dgh);
+    Factors f{x, dgx, layer_.cell.same_grads ? dgx : dir.dgh.narrow(0, 0, c.rows()), {}, {}, {}};
+    if (g.w_hh.defined()) {
+      f.operands.push_back(entering);
+      for (int p = 1; p < kernels_.phases; ++p)
+        f.operands.push_back(
+            gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](dir.b, s, k, to); }, c));
+    }
+    if (g.w_hr.defined()) {
+      f.unprojected =
+          gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(dir.b, s, k, to); }, c);
+      f.dh_out = dir.dh_out.narrow(0, 0, c.rows());
+    }
+    if (needs_.groups == 0)
+      weight_gradients(g, f, !first);
+    else
+      weight_gradients_of_groups(g, f);
+  }
+
+  // One group after the other by each thread.
+  void weight_gradients_of_groups(const DirectionWeights& g, const Factors& f) const {
+    const auto [order, begin] = rows_of_groups();
+    const Factors sorted = f.with([&, &order = order](const at::Tensor& t) { return t.index_select(0, order); });
+    const at::ThreadLocalState state;
+    at::parallel_for(0, needs_.groups, 1, [&, &begin = begin](int64_t first, int64_t last) {
+      const at::ThreadLocalStateGuard guard(state);
+      for (int64_t i = first; i < last; ++i) {
+        const auto part = [&](const at::Tensor& t) { return t.defined() ? t[i] : t; };
+        weight_gradients(
+            {part(g.w_ih), part(g.w_hh), part(g.b_ih), part(g.b_hh), part(g.w_hr)},
+            sorted.with([&](const at::Tensor& t) { return t.narrow(0, begin[i], begin[i + 1] - begin[i]); }), false);
+      }
+    });
+  }
+
+  void weight_gradients(const DirectionWeights& g, const Factors& f, bool add) const {
+    const int64_t H = layer_.hidden;
+    if (g.w_ih.defined()) multiply(g.w_ih, f.dgx.t(), f.x, add);
+    if (g.b_ih.defined()) accumulate_sum(!add, g.b_ih, f.dgx);
+    if (g.b_hh.defined()) accumulate_sum(!add, g.b_hh, f.dgh);
     if (g.w_hh.defined()) {
       for (int p = 0; p < kernels_.phases; ++p) {
         const int64_t begin = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - begin;
-        at::Tensor operand = entering;
-        if (p > 0)
-          operand =
-              gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](dir.b, s, k, to); }, c);
-        multiply(g.w_hh.narrow(0, begin, count), dgh.narrow(1, begin, count).t(), operand, !first);
+        multiply(g.w_hh.narrow(0, begin, count), f.dgh.narrow(1, begin, count).t(), f.operands[p], add);
       }
     }
-    if (g.w_hr.defined()) {
-      const at::Tensor unprojected =
-          gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(dir.b, s, k, to); }, c);
-      multiply(g.w_hr, dir.dh_out.narrow(0, 0, c.rows()).t(), unprojected, !first);
-    }
+    if (g.w_hr.defined()) multiply(g.w_hr, f.dh_out.t(), f.unprojected, add);
+  }
+
+  // The dense rows of all steps, one group's after the other's, and where each group begins.
+  std::pair<at::Tensor, std::vector<int64_t>> rows_of_groups() const {
+    const int64_t each = std::max<int64_t>(layer_.batch / needs_.groups, 1);
+    const auto for_rows = [&](const auto& call) {
+      for (int64_t t = 0; t < layer_.steps; ++t)
+        for (int64_t i = 0; i < plan_.alive[t]; ++i) call(plan_.plan.batch_row(i) / each, plan_.start[t] + i);
+    };
+    std::vector<int64_t> begin(needs_.groups + 1, 0);
+    for_rows([&](int64_t group, int64_t) { ++begin[group + 1]; });
+    std::partial_sum(begin.begin(), begin.end(), begin.begin());
+    at::Tensor order = at::empty({plan_.dense()}, at::kLong);
+    std::vector<int64_t> next = begin;
+    for_rows([&, to = order.mutable_data_ptr<int64_t>()](int64_t group, int64_t row) { to[next[group]++] = row; });
+    return {order, begin};
   }
 
   // out = a b, or out += a b.
@@ -316,10 +380,10 @@ class LayerBackward {
 }  // namespace
 
 SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,
-                                        const std::vector<bool>& needs) {
+                                        const std::vector<bool>& needs, int64_t weight_groups) {
   const Layer layer(a);
   const Engine chosen = choose_engine(layer, engine).engine;
-  const Needs wanted(needs, layer);
+  const Needs wanted(needs, weight_groups, layer);
   check_saved(s, layer, a.x);
   if (layer.compute == at::kDouble) return LayerBackward<double>(a, s, layer, chosen, wanted).run();
   return LayerBackward<float>(a, s, layer, chosen, wanted).run();

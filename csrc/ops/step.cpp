@@ -184,11 +184,10 @@ Gradients backward_with_graph(const CellCounts& cell, const StepTensors& t, cons
                               const at::Tensor& dh, const at::Tensor& dc, const std::array<bool, kInputs>& needs) {
   namespace py = pybind11;
   const py::gil_scoped_acquire gil;
-  const py::object result =
-      py::module_::import("seqcuda.autograd")
-          .attr("step_backward")(cell.name, needs, optional(dh), optional(dc),
-                                 optional(t.x), optional(t.h), optional(t.c), optional(t.w_ih), optional(t.w_hh),
-                                 optional(t.b_ih), optional(t.b_hh), kept);
+  const py::object result = py::module_::import("seqcuda.autograd")
+                                .attr("step_backward")(cell.name, needs, optional(dh), optional(dc), optional(t.x),
+                                                       optional(t.h), optional(t.c), optional(t.w_ih), optional(t.w_hh),
+                                                       optional(t.b_ih), optional(t.b_hh), kept);
   Gradients g;
   const auto given = result.cast<std::vector<OptionalTensor>>();
   std::transform(given.begin(), given.end(), g.begin(), or_undefined);

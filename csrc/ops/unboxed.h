@@ -16,7 +16,8 @@ inline constexpr char kSequenceBackwardSchema[] =
     "sequence_backward(str cell, Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_c_all, Tensor x, "
     "Tensor?[] weights, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, "
     "Tensor? reset_h, Tensor? reset_c, Tensor y, Tensor c_all, Tensor saved, bool[] reverse, str engine, "
-    "bool[] needs) -> (Tensor x, Tensor h0, Tensor c0, Tensor reset_h, Tensor reset_c, Tensor[] weights)";
+    "bool[] needs, int weight_groups=0) -> (Tensor x, Tensor h0, Tensor c0, Tensor reset_h, Tensor reset_c, Tensor[] "
+    "weights)";
 
 inline Arguments arguments(std::string cell, at::Tensor x, const OptionalTensors& weights, OptionalTensor h0,
                            OptionalTensor c0, OptionalTensor lengths, OptionalTensor batch_sizes, OptionalTensor resets,
@@ -48,21 +49,21 @@ SequenceResult sequence(std::string cell, at::Tensor x, OptionalTensors weights,
 }
 
 template <SequenceGradients (*kRun)(const Arguments&, const Saved&, const std::string& engine,
-                                    const std::vector<bool>& needs)>
+                                    const std::vector<bool>& needs, int64_t weight_groups)>
 SequenceGradients sequence_backward(std::string cell, OptionalTensor grad_y, OptionalTensor grad_h_n,
                                     OptionalTensor grad_c_n, OptionalTensor grad_c_all, at::Tensor x,
                                     OptionalTensors weights, OptionalTensor h0, OptionalTensor c0,
                                     OptionalTensor lengths, OptionalTensor batch_sizes, OptionalTensor resets,
                                     OptionalTensor reset_h, OptionalTensor reset_c, at::Tensor y, at::Tensor c_all,
                                     at::Tensor saved, c10::List<bool> reverse, std::string engine,
-                                    c10::List<bool> needs) {
+                                    c10::List<bool> needs, int64_t weight_groups) {
   std::vector<bool> wanted;
   for (size_t j = 0; j < needs.size(); ++j) wanted.push_back(needs.get(j));
   const Saved kept{std::move(grad_y), std::move(grad_h_n), std::move(grad_c_n), std::move(grad_c_all),
                    std::move(y),      std::move(c_all),    std::move(saved)};
   return kRun(arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
                         std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse),
-              kept, engine, wanted);
+              kept, engine, wanted, weight_groups);
 }
 
 }  // namespace seq::ops

@@ -17,6 +17,8 @@ class GRU(SequenceLayer, torch.nn.GRU):
     Args:
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in torch.nn.GRU.
+        save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
+            gates again.
         reset_after: keyword-only. True, as in torch.nn: r multiplies ``h W_hn^T + b_hn``. False, as in Cho et al.
             2014: r multiplies h, before the product.
 

@@ -16,6 +16,8 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
     Args:
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in torch.nn.LSTM.
+        save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
+            gates again.
 
     Shapes: input ``(T, B, I)``, h_0 and h_n ``(num_layers * directions, B, P)``, c_0 and c_n
     ``(num_layers * directions, B, H)``, output ``(T, B, directions * P)``; P is proj_size, or H without one.

@@ -17,6 +17,8 @@ class RNN(SequenceLayer, torch.nn.RNN):
         input_size, hidden_size: I and H.
         num_layers, nonlinearity ("tanh" or "relu"), bias, batch_first, dropout, bidirectional, device, dtype: as
             in torch.nn.RNN.
+        save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
+            gates again.
 
     Shapes: input ``(T, B, I)``, hx and h_n ``(num_layers * directions, B, H)``, output ``(T, B, directions * H)``.
     """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import _backend, checks, layers
+from .. import _backend, _dynamo, checks, layers
 from ..cells import CELLS
 from ..layers import Stack
 from ..stream import Stream, check_one_direction
@@ -16,10 +16,15 @@ from .weights import weights_of
 class SequenceLayer(torch.nn.RNNBase):
     """Base of the sequence layers. A subclass says its `cell_name` and derives from torch.nn's class as well."""
 
-    def __init__(self, *args, device=None, dtype=None, **kwargs):
+    save = "all"
+
+    def __init__(self, *args, save: str = "all", device=None, dtype=None, **kwargs):
+        if save not in layers.SAVE:
+            raise ValueError(f'save must be "all" or "states", got {save!r}')
         # torch.nn.utils.skip_init takes modules whose signature names `device`; torch.nn's own does not.
         factory = {"device": device, "dtype": dtype}
         super().__init__(*args, **kwargs, **{k: v for k, v in factory.items() if v is not None})
+        self.save = save
 
     @property
     def cell_name(self) -> str:
@@ -102,8 +107,11 @@ class SequenceLayer(torch.nn.RNNBase):
     def _stack(self, batch_first: bool, return_states: bool | str) -> Stack:
         return Stack(
             CELLS[self.cell_name], type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
-            self.training, batch_first, return_states,
+            self.training, batch_first, return_states, self.save,
         )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.save == "all" else f", save={self.save!r}")
 
     def flatten_parameters(self) -> None:
         """Nothing: the weights are used where they are."""
@@ -133,3 +141,6 @@ class SequenceLayer(torch.nn.RNNBase):
 
     __setattr__ = torch.nn.Module.__setattr__
     __setstate__ = torch.nn.Module.__setstate__
+
+
+_dynamo.allow(SequenceLayer)

@@ -9,6 +9,6 @@ namespace seq::ops {
 SequenceResult sequence_cuda(const Arguments& a, const std::string& save, const std::string& engine);
 
 SequenceGradients sequence_backward_cuda(const Arguments& a, const Saved& s, const std::string& engine,
-                                         const std::vector<bool>& needs);
+                                         const std::vector<bool>& needs, int64_t weight_groups);
 
 }  // namespace seq::ops

@@ -177,18 +177,34 @@ class LayerBackward {
     const at::Tensor x = c_.x.narrow(0, chunk.r0, chunk.rows());
     if (dx_.defined())
       accumulate(layer_.directions == 1, dx_.narrow(0, chunk.r0, chunk.rows()), dgx, c_.weights[d].w_ih);
-    if (g.w_ih.defined()) accumulate(first, g.w_ih, dgx.t(), x);
-    if (g.b_ih.defined()) accumulate_sum(first, g.b_ih, dgx);
-    if (g.b_hh.defined()) accumulate_sum(first, g.b_hh, dgh);
-    if (g.w_hh.defined()) {
-      for (int p = 0; p < layer_.cell.phases; ++p) {
-        const int64_t begin = layer_.cell.phase_begin[p] * H, count = layer_.cell.phase_begin[p + 1] * H - begin;
-        if (p > 0) entering = gather(c_.kernels.operand[p], H, d, chunk);
-        accumulate(first, g.w_hh.narrow(0, begin, count), dgh.narrow(1, begin, count).t(), entering);
-      }
+    std::vector<at::Tensor> operands{entering};
+    if (g.w_hh.defined())
+      for (int p = 1; p < layer_.cell.phases; ++p) operands.push_back(gather(c_.kernels.operand[p], H, d, chunk));
+    at::Tensor unprojected, dh_out;
+    if (g.w_hr.defined()) {
+      unprojected = gather(c_.kernels.unprojected, H, d, chunk);
+      dh_out = dir.dh_out.narrow(0, 0, chunk.rows());
     }
-    if (g.w_hr.defined())
-      accumulate(first, g.w_hr, dir.dh_out.narrow(0, 0, chunk.rows()).t(), gather(c_.kernels.unprojected, H, d, chunk));
+    for (int64_t i = 0; i < std::max<int64_t>(needs_.groups, 1); ++i) {
+      // The rows and gradients of a group, or all of them.
+      const auto rows = [&](const at::Tensor& t) {
+        if (needs_.groups == 0) return t;
+        const int64_t each = layer_.batch / needs_.groups;
+        return t.view({-1, needs_.groups, each, t.size(1)}).select(1, i).reshape({-1, t.size(1)});
+      };
+      const auto of = [&](const at::Tensor& t) { return needs_.groups == 0 ? t : t[i]; };
+      const at::Tensor dgx_i = rows(dgx), dgh_i = rows(dgh);
+      if (g.w_ih.defined()) accumulate(first, of(g.w_ih), dgx_i.t(), rows(x));
+      if (g.b_ih.defined()) accumulate_sum(first, of(g.b_ih), dgx_i);
+      if (g.b_hh.defined()) accumulate_sum(first, of(g.b_hh), dgh_i);
+      if (g.w_hh.defined()) {
+        for (int p = 0; p < layer_.cell.phases; ++p) {
+          const int64_t begin = layer_.cell.phase_begin[p] * H, count = layer_.cell.phase_begin[p + 1] * H - begin;
+          accumulate(first, of(g.w_hh).narrow(0, begin, count), dgh_i.narrow(1, begin, count).t(), rows(operands[p]));
+        }
+      }
+      if (g.w_hr.defined()) accumulate(first, of(g.w_hr), rows(dh_out).t(), rows(unprojected));
+    }
   }
 
   // out = a b for what is written first, out += a b for the others.
@@ -232,10 +248,10 @@ class LayerBackward {
 }  // namespace
 
 SequenceGradients sequence_backward_cuda(const Arguments& a, const Saved& s, const std::string& engine,
-                                         const std::vector<bool>& needs) {
+                                         const std::vector<bool>& needs, int64_t weight_groups) {
   const Layer layer(a);
   choose_cuda_engine(layer, engine);
-  const Needs wanted(needs, layer);
+  const Needs wanted(needs, weight_groups, layer);
   check_saved(s, layer, a.x);
   const c10::DeviceGuard guard(a.x.device());
   return LayerBackward(a, s, layer, wanted).run();

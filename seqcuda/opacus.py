@@ -1,0 +1,90 @@
+"""Per-sample gradients of the sequence layers for Opacus, from one backward of the whole batch.
+
+Needs the package opacus, whose GradSampleModule finds the samplers that importing this module registers.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from opacus.grad_sample import register_grad_sampler
+from torch import Tensor
+
+from . import layers
+from .modules import GRU, LSTM, RNN
+
+_LAYERS = (RNN, LSTM, GRU)
+_calls: weakref.WeakKeyDictionary[torch.nn.Module, list] = weakref.WeakKeyDictionary()
+
+
+def prepare(model: torch.nn.Module) -> torch.nn.Module:
+    """Make the RNN, LSTM and GRU of a model ready for Opacus; to be called before it wraps the model.
+
+    Opacus shows a sampler the first arguments of a call and the gradient of its first result. The rest is seen to here:
+    `hx`, `lengths` and `resets`, given by name, take part; a loss of the final state is an error.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: a layer has dropout, whose mask the sampler would not know.
+    """
+    found = {name: module for name, module in model.named_modules() if type(module) in _LAYERS}
+    for name, layer in found.items():
+        if layer.dropout and layer.num_layers > 1:
+            raise ValueError(f"seqcuda.opacus: {name or 'the model'} must have dropout=0, got {layer.dropout}")
+    for layer in found.values():
+        layer.register_forward_hook(_remember, with_kwargs=True)
+    return model
+
+
+def _remember(layer: torch.nn.Module, args, kwargs, result) -> None:
+    if not (layer.training and torch.is_grad_enabled()):
+        return
+    calls = _calls.setdefault(layer, [])
+    calls[len(getattr(layer, "activations", ())) :] = [(args, kwargs)]  # Opacus' own list, which is not longer yet
+    final = result[1] if isinstance(result[1], tuple) else (result[1],)
+    for state in (*final, *(result[2] if len(result) > 2 else ())):
+        if state is not None and state.requires_grad:
+            state.register_hook(_refuse)
+
+
+def _refuse(gradient: Tensor | None) -> None:
+    if gradient is not None:
+        raise RuntimeError("seqcuda.opacus: the loss must be one of the output, got a gradient of a state as well")
+
+
+@register_grad_sampler(_LAYERS)
+def _grad_sample(layer: torch.nn.Module, activations: list[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
+    """The gradients of every parameter, ``(B, *shape)``. backprops: ``(B, T, D*P)``."""
+    if layer not in _calls:
+        raise RuntimeError("seqcuda.opacus: call seqcuda.opacus.prepare(model) before Opacus wraps the model")
+    args, kwargs = _calls[layer].pop()
+    given = {**dict(zip(("input", "hx"), args, strict=False)), **kwargs}
+    rows = 0 if layer.batch_first else 1
+    dims = {"input": rows, "hx": 1, "lengths": 0, "resets": rows, "backprops": 0}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    if unknown := given.keys() - dims.keys():
+        raise TypeError(f"seqcuda.opacus: {', '.join(sorted(unknown))} cannot be given under Opacus")
+    if "lengths" in given:
+        given["lengths"] = torch.as_tensor(given["lengths"])
+    given["backprops"] = backprops
+    given = torch.utils._pytree.tree_map(torch.Tensor.detach, given)
+    parameters = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+    stack = layer._stack(layer.batch_first, False)
+
+    def loss(parameters: dict[str, Tensor], sample: dict) -> Tensor:
+        alone = {
+            name: torch.utils._pytree.tree_map(lambda t, dim=dims[name]: t.unsqueeze(dim), value)
+            for name, value in sample.items()
+        }
+        grad_y, x, hx = alone.pop("backprops"), alone.pop("input"), alone.pop("hx", None)
+        flat = [parameters.get(name, getattr(layer, name).detach()) for name in layer._flat_weights_names]
+        y, _ = layers.run(stack, x, hx, flat, **alone)
+        return (y * (grad_y if layer.batch_first else grad_y.transpose(0, 1))).sum()
+
+    detached = {name: p.detach() for name, p in parameters.items()}
+    of_samples = torch.func.vmap(torch.func.grad(loss), (None, {name: dims[name] for name in given}))
+    gradients = of_samples(detached, given)
+    return {p: gradients[name] for name, p in parameters.items()}
