@@ -31,7 +31,7 @@ def speech(tmp_path):
 
 
 def test_both_libraries_train_alike(delayed_outputs, tmp_path):
-    given = [*SMALL, "--cell", "lstm", "--steps", "6", "--every", "3"]
+    given = [*SMALL, "--cell", "lstm", "--batch", "4", "--steps", "6", "--every", "3"]
     found = programs.check_both_libraries_train_alike(delayed_outputs, given, tmp_path)
     assert list(found["trainings"]) == ["lstm delay 0", "lstm delay 3", "lstm bidirectional"]
     assert found["streamed"]["largest difference"] < 1e-4

@@ -29,7 +29,8 @@ def table(tmp_path):
 
 
 def test_both_libraries_train_alike(forecasting, tmp_path):
-    found = programs.check_both_libraries_train_alike(forecasting, [*SMALL, "--steps", "6", "--every", "3"], tmp_path)
+    given = [*SMALL, "--batch", "8", "--steps", "6", "--every", "3"]
+    found = programs.check_both_libraries_train_alike(forecasting, given, tmp_path)
     assert found["test"].keys() == {"last hour", "last day", "linear", "rnn", "gru", "lstm"}
     programs.check_pictures(tmp_path, "forecasts.png")
 

@@ -8,7 +8,8 @@ import torch
 
 from seqcuda import testing
 
-SMALL = ["--device", "cpu", "--reach", "30", "--steps", "4", "--every", "2", "--hidden", "12", "--embedding", "8"]
+SMALL = ["--device", "cpu", "--reach", "30", "--steps", "4", "--every", "2", "--hidden", "24", "--embedding", "8"]
+SMALL += ["--batch", "8", "--length", "16"]
 
 
 @pytest.fixture
