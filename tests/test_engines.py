@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,3 +166,19 @@ def test_no_input_features(cell, backend):
     exact = outputs_and_gradients(problem, torch.float64, "reference")
     for ours, wanted in zip(outputs_and_gradients(problem, torch.float64, backend), exact, strict=True):
         assert_close_to_exact(ours, wanted)
+
+
+@pytest.mark.parametrize("H", [8, 48])
+def test_sums_over_thousands_of_rows(H):
+    """The gradient of W_hh, a sum over T * B rows, keeps the rule."""
+    torch.manual_seed(0)
+    rival = torch.nn.LSTM(8, H)
+    x, grad_y = torch.randn(64, 32, 8), 0.01 * torch.randn(64, 32, H) + 0.01
+
+    def gradient(layer, dtype):
+        layer = seqcuda.convert(copy.deepcopy(rival)) if layer == "ours" else copy.deepcopy(rival)
+        layer = layer.to(dtype)
+        return torch.autograd.grad(layer(x.to(dtype))[0], layer.weight_hh_l0, grad_y.to(dtype))[0]
+
+    exact = gradient("torch", torch.float64)
+    assert_within_rule(gradient("ours", torch.float32), gradient("torch", torch.float32), exact)

@@ -4,7 +4,7 @@
 // in L2, pass it by. Where a is given transposed (dW), some of its columns are first copied to rows in L1, and the
 // panels, which stay in L2, pass them by.
 //
-// Every element is one chain over K (product.h), so that its bits do not depend on the other rows.
+// How an element is summed depends on K alone, so that its bits do not depend on the other rows.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -17,25 +17,24 @@ struct GemmWalk {
   static constexpr int64_t kDepth = (24 << 10) / (kBlock * sizeof(T));
   static constexpr int64_t kStreamed = (384 << 10) / sizeof(T);  // numbers that stay in L2
 
-  // Goes on from what out holds, or begins with the bias.
+  // A part of K on its own, then added: sums over thousands of rows keep the accuracy of short ones.
   static SEQ_INLINE void tile(const Gemm<T>& g, int64_t block, int64_t k0, int64_t k1, const T* a, int64_t lda,
                               int64_t row, int rows) {
     alignas(64) T sum[kTile * kBlock];
-    T* out = g.out + row * g.ldo + block * kBlock;
-    const int64_t n = g.N - block * kBlock;
-    const bool on = k0 > 0 || g.add;
-    const T* start = on ? out : g.bias ? g.bias + block * kBlock : nullptr;
-    const int64_t start_stride = on ? g.ldo : 0;
-    const auto for_lanes = [&](auto call) __attribute__((always_inline)) {
-      for (int r = 0; r < rows; ++r)
-        for (int j = 0; j < kVectors && j * kWidth < n; ++j) call(r, j * kWidth, sum + r * kBlock + j * kWidth);
-    };
-    if (start)
-      for_lanes([&](int r, int64_t u, T* lane)
-                    __attribute__((always_inline)) { L::load(start + r * start_stride + u, n - u).store(lane); });
-    product<T, kVectors>(rows, g.panels + (block * g.K + k0) * kBlock, 1, k1 - k0, a, lda, sum, start != nullptr);
-    for_lanes([&](int r, int64_t u, T* lane)
-                  __attribute__((always_inline)) { L::load(lane).store(out + r * g.ldo + u, n - u); });
+    product<T, kVectors>(rows, g.panels + (block * g.K + k0) * kBlock, 1, k1 - k0, a, lda, sum);
+    const int64_t u = block * kBlock;
+    for (int r = 0; r < rows; ++r)
+      for (int j = 0; j < kVectors; ++j) {
+        const int64_t at = u + j * kWidth, n = g.N - at;
+        if (n <= 0) break;
+        T* out = g.out + (row + r) * g.ldo + at;
+        L value = L::load(sum + r * kBlock + j * kWidth);
+        if (k0 > 0 || g.add)
+          value = value + L::load(out, n);
+        else if (g.bias)
+          value = value + L::load(g.bias + at, n);
+        value.store(out, n);
+      }
   }
 
   static SEQ_INLINE int rows_of(int64_t i, int64_t end) { return static_cast<int>(end - i < kTile ? end - i : kTile); }
@@ -52,7 +51,7 @@ struct GemmWalk {
   }
 
   // Columns of a become rows, kCopied at a time, kLong numbers of each; the rows do not share sets of the cache.
-  static constexpr int64_t kCopied = kTile % 8 == 0 ? 2 * kTile : 4 * kTile, kLong = 192, kCopyStride = kLong + 16;
+  static constexpr int64_t kCopied = kTile % 8 == 0 ? 2 * kTile : 4 * kTile, kLong = 96, kCopyStride = kLong + 16;
 
   static void columns(const Gemm<T>& g, int64_t begin, int64_t end) {
     alignas(64) T copy[kCopied * kCopyStride];
