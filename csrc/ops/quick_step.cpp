@@ -35,6 +35,8 @@ bool nobody_looks() {
          !at::autocast::is_autocast_enabled(at::kCPU) && !at::impl::torch_function_mode_enabled();
 }
 
+bool is_list(py::handle object) { return PyTuple_CheckExact(object.ptr()) || PyList_CheckExact(object.ptr()); }
+
 PyObject* item(py::handle sequence, int64_t i) { return PySequence_Fast_GET_ITEM(sequence.ptr(), i); }
 
 struct Stack {
@@ -42,17 +44,16 @@ struct Stack {
   at::Tensor x, h, c;
 };
 
+bool parse_states(const CellCounts& cell, py::handle hx, Stack& out) {
+  if (cell.states == 1) return as_plain(hx.ptr(), out.h);
+  return is_list(hx) && PySequence_Fast_GET_SIZE(hx.ptr()) == 2 && as_plain(item(hx, 0), out.h) &&
+         as_plain(item(hx, 1), out.c);
+}
+
 bool parse(const CellCounts& cell, py::handle input, py::handle hx, py::handle weights, int64_t layers, Stack& out) {
   if (!as_plain(input.ptr(), out.x)) return false;
-  if (hx.is_none()) {
-  } else if (cell.states == 1) {
-    if (!as_plain(hx.ptr(), out.h)) return false;
-  } else {
-    if (!(PyTuple_CheckExact(hx.ptr()) || PyList_CheckExact(hx.ptr())) || PySequence_Fast_GET_SIZE(hx.ptr()) != 2 ||
-        !as_plain(item(hx, 0), out.h) || !as_plain(item(hx, 1), out.c))
-      return false;
-  }
-  if (!PyTuple_CheckExact(weights.ptr()) && !PyList_CheckExact(weights.ptr())) return false;
+  if (!hx.is_none() && !parse_states(cell, hx, out)) return false;
+  if (!is_list(weights)) return false;
   const int64_t count = PySequence_Fast_GET_SIZE(weights.ptr()), each = count / layers;
   if (each * layers != count || (each != 2 && each != 4)) return false;
   out.layers.resize(layers);
@@ -72,7 +73,7 @@ bool parse(const CellCounts& cell, py::handle input, py::handle hx, py::handle w
 py::object quick_step(std::string_view name, py::handle input, py::handle hx, py::handle weights, int64_t layers,
                       bool batch_first) {
   const bool is_cell = layers == 0;
-  const CellCounts cell = cell_counts(name);
+  const CellCounts& cell = cell_counts(name);
   Stack stack;
   if (!nobody_looks() || !parse(cell, input, hx, weights, is_cell ? 1 : layers, stack)) return py::none();
 

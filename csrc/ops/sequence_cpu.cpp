@@ -1,6 +1,6 @@
 // The forward of a layer on the CPU: input products by ATen in chunks of time, the walk by the engine.
-#include "ops/cpu_common.h"
 #include "ops/engines.h"
+#include "ops/one_step.h"
 #include "ops/sequence.h"
 
 namespace seq::ops {
@@ -179,45 +179,27 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
 // One step of one direction, as the cells and the streams of a layer call it: no plan, no buffers but the results.
 template <class T>
 SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& kept) {
-  const cpu::Kernels<T>& kernels = *cpu::kernels<T>(layer.cell.index);
-  const int64_t B = layer.batch, H = layer.hidden, G = layer.cell.gates, S = layer.cell.states;
+  const int64_t B = layer.batch, H = layer.hidden, extra = layer.extra();
   const auto options = a.x.options().dtype(layer.compute);
   const DirectionWeights w = direction_weights(a, layer, 0);
-  const at::Tensor x = flat_rows(a.x, layer), c0 = computed(a.c0, layer);
-  const at::Tensor h0 = a.h0.has_value() ? computed(a.h0, layer) : at::zeros({1, B, H}, options);
   at::Tensor y = at::empty({1, B, H}, options), h_n = at::empty({1, B, H}, options);
-  at::Tensor c_n = c0.defined() ? c0.clone() : at::zeros({S - 1, 1, B, H}, options);
-  at::Tensor c_all = at::empty({kept.states ? S - 1 : 0, 1, 1, B, H}, options);
+  at::Tensor c_n = at::empty({extra, 1, B, H}, options);
+  at::Tensor c_all = at::empty({kept.states ? extra : 0, 1, 1, B, H}, options);
   at::Tensor saved = at::empty({kept.gates ? 1 : 0, 1, B, layer.cell.saved * H}, options);
-  at::Tensor gates = at::empty({2, B, G * H}, options);  // of x, of h
-  const at::Tensor gx = gates[0], gh = gates[1];
-  product_into(kernels, gx, x, w.w_ih, w.b_ih);
-  product_into(kernels, gh, h0.view({B, H}), w.w_hh, {});
-
-  const int64_t alive = B, start[] = {0, B};
-  const Plan plan{1, B, &alive, start, nullptr};
-  Forward<T> f;
-  f.plan = &plan;
-  f.hidden = f.width = H;
-  f.rounding = layer.rounding();
-  f.state_plane = f.c_all_plane = B * H;
-  f.y = y.template mutable_data_ptr<T>();
-  f.y_stride = H;
-  if (kept.states) f.c_all = c_all.template mutable_data_ptr<T>();
-  if (kept.gates) f.saved = saved.template mutable_data_ptr<T>();
-  f.gx = gx.template const_data_ptr<T>();
-  f.b_hh = data_or_null<T>(w.b_hh);
-  f.h[0] = const_cast<T*>(h0.template const_data_ptr<T>());
-  f.h[1] = h_n.template mutable_data_ptr<T>();
-  if (S > 1) f.c = c_n.template mutable_data_ptr<T>();
-  const T* product = gh.template const_data_ptr<T>();
-  for_places(B, G * H, [&](const cpu::Share& share) { kernels.forward_phase[0](f, share, 0, product); });
+  OneStepResults<T> to;
+  to.h = h_n.template mutable_data_ptr<T>(), to.y = y.template mutable_data_ptr<T>();
+  if (extra > 0) to.c = c_n.template mutable_data_ptr<T>();
+  if (kept.states) to.c_all = c_all.template mutable_data_ptr<T>();
+  if (kept.gates) to.saved = saved.template mutable_data_ptr<T>();
+  const StepTensors t{
+      flat_rows(a.x, layer), computed(a.h0, layer), computed(a.c0, layer), w.w_ih, w.w_hh, w.b_ih, w.b_hh};
+  one_step(*cpu::kernels<T>(layer.cell.index), t, B, layer.rounding(), to);
   return {y.to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype), c_all, saved};
 }
 
 bool is_single_step(const Arguments& a, const Layer& layer) {
   return layer.steps == 1 && layer.batch > 0 && layer.directions == 1 && !layer.packed && !layer.projected() &&
-         !a.lengths.has_value() && !a.resets.has_value() && layer.cell.phases == 1;
+         !a.lengths.has_value() && !a.resets.has_value() && layer.cell.phases == 1 && layer.extra() <= 1;
 }
 
 }  // namespace

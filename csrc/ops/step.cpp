@@ -8,7 +8,7 @@
 #include <array>
 #include <memory>
 
-#include "ops/cpu_common.h"
+#include "ops/one_step.h"
 
 namespace seq::ops {
 
@@ -17,19 +17,6 @@ namespace {
 at::Tensor empty(at::IntArrayRef shape, const at::Tensor& like) {
   return at::detail::empty_cpu(shape, like.scalar_type());
 }
-
-template <class T>
-const T* data(const at::Tensor& t) {
-  return t.defined() ? t.const_data_ptr<T>() : nullptr;
-}
-
-// One step as the walks see it: everything is alive, in order, and the only step.
-struct OneStep {
-  explicit OneStep(int64_t batch) : alive(batch), start{0, batch}, plan{1, batch, &alive, start, nullptr} {}
-  OneStep(const OneStep&) = delete;
-  int64_t alive, start[2];
-  Plan plan;
-};
 
 struct Sizes {
   Sizes(const CellCounts& cell, const StepTensors& t, int64_t batch)
@@ -42,49 +29,20 @@ struct Sizes {
   int64_t kept() const { return h_at() + B * H; }
 };
 
-template <class T>
-void set_walk(Walk<T>& walk, const OneStep& one, const Sizes& n, T* kept) {
-  walk.plan = &one.plan;
-  walk.hidden = walk.width = walk.y_stride = n.H;
-  walk.state_plane = walk.c_all_plane = n.B * n.H;
-  if (kept == nullptr) return;
-  walk.y = kept + n.h_at();
-  walk.c_all = kept + n.c_at();
-  walk.saved = kept;
-}
-
 // `kept` is undefined in inference.
 template <class T>
 void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const StepOutputs& out,
              const at::Tensor& kept) {
-  const cpu::Kernels<T>& kernels = *cpu::kernels<T>(cell.index);
-  const std::unique_ptr<T[]> gates(new T[(2 * n.GH + n.H) * n.B]);
-  T *gx = gates.get(), *gh = gx + n.B * n.GH, *zeros = gh + n.B * n.GH;
-  T* h = out.h.mutable_data_ptr<T>();
-  const OneStep one(n.B);
-  Forward<T> f;
-  set_walk(f, one, n, kept.defined() ? kept.mutable_data_ptr<T>() : nullptr);
-  if (f.y == nullptr) f.y = h;
-  few_rows::multiply(kernels, data<T>(t.w_ih), n.GH, n.I, data<T>(t.x), n.B, data<T>(t.b_ih), gx);
-  if (t.h.defined()) {
-    few_rows::multiply<T>(kernels, data<T>(t.w_hh), n.GH, n.H, data<T>(t.h), n.B, nullptr, gh);
-  } else {
-    std::fill_n(gh, n.B * n.GH, T(0));
-    std::fill_n(zeros, n.B * n.H, T(0));
+  OneStepResults<T> to;
+  to.h = to.y = out.h.mutable_data_ptr<T>();
+  if (n.extra > 0) to.c = out.c.mutable_data_ptr<T>();
+  if (kept.defined()) {
+    to.saved = kept.mutable_data_ptr<T>();
+    to.c_all = to.saved + n.c_at();
+    to.y = to.saved + n.h_at();
   }
-  f.gx = gx;
-  f.b_hh = data<T>(t.b_hh);
-  f.h[0] = t.h.defined() ? const_cast<T*>(data<T>(t.h)) : zeros;
-  f.h[1] = h;
-  if (n.extra > 0) {
-    f.c = out.c.mutable_data_ptr<T>();
-    if (t.c.defined())
-      std::copy_n(data<T>(t.c), n.B * n.H, f.c);
-    else
-      std::fill_n(f.c, n.B * n.H, T(0));
-  }
-  for_places(n.B, n.GH, [&](const cpu::Share& share) { kernels.forward_phase[0](f, share, 0, gh); });
-  if (out.y.defined()) std::copy_n(h, n.B * n.H, out.y.mutable_data_ptr<T>());
+  one_step(*cpu::kernels<T>(cell.index), t, n.B, Rounding::kNone, to);
+  if (out.y.defined()) std::copy_n(to.h, n.B * n.H, out.y.mutable_data_ptr<T>());
 }
 
 // In the order of StepTensors.
@@ -107,7 +65,7 @@ Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tenso
   const auto like = [&](Input which) { return empty(in_order(t)[which]->sizes(), t.x); };
   const auto start_with = [&](const at::Tensor& from, T* to) {
     if (from.defined())
-      std::copy_n(data<T>(from.contiguous()), BH, to);
+      std::copy_n(data_or_null<T>(from.contiguous()), BH, to);
     else
       std::fill_n(to, BH, T(0));
   };
@@ -120,8 +78,10 @@ Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tenso
 
   const OneStep one(B);
   Backward<T> b;
-  set_walk(b, one, n, const_cast<T*>(data<T>(kept)));
-  b.h0 = data<T>(t.h), b.c0 = data<T>(t.c);
+  one.set_walk(b, n.H);
+  b.saved = const_cast<T*>(kept.const_data_ptr<T>());
+  b.c_all = b.saved + n.c_at(), b.y = b.saved + n.h_at();
+  b.h0 = data_or_null<T>(t.h), b.c0 = data_or_null<T>(t.c);
   b.dgx = dgx, b.dgh = dgh;
   b.dh = needs[kH] ? g[kH].mutable_data_ptr<T>() : dgh + B * n.GH;
   start_with(dh, b.dh);
@@ -131,19 +91,19 @@ Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tenso
   }
   for_places(B, n.GH, [&](const cpu::Share& share) { kernels.backward_phase[0](b, share, 0, nullptr); });
 
-  if (needs[kH]) few_rows::add_transposed(kernels, data<T>(t.w_hh), n.GH, n.H, dgh, B, true, b.dh);
+  if (needs[kH]) few_rows::add_transposed(kernels, data_or_null<T>(t.w_hh), n.GH, n.H, dgh, B, true, b.dh);
   if (needs[kX]) {
     g[kX] = like(kX);
-    few_rows::add_transposed(kernels, data<T>(t.w_ih), n.GH, n.I, dgx, B, false, g[kX].mutable_data_ptr<T>());
+    few_rows::add_transposed(kernels, data_or_null<T>(t.w_ih), n.GH, n.I, dgx, B, false, g[kX].mutable_data_ptr<T>());
   }
   if (needs[kWeightIh]) {
     g[kWeightIh] = like(kWeightIh);
-    few_rows::outer(kernels, dgx, data<T>(t.x), B, n.GH, n.I, g[kWeightIh].mutable_data_ptr<T>());
+    few_rows::outer(kernels, dgx, data_or_null<T>(t.x), B, n.GH, n.I, g[kWeightIh].mutable_data_ptr<T>());
   }
   if (needs[kWeightHh]) {
     g[kWeightHh] = like(kWeightHh);
     if (t.h.defined())
-      few_rows::outer(kernels, dgh, data<T>(t.h), B, n.GH, n.H, g[kWeightHh].mutable_data_ptr<T>());
+      few_rows::outer(kernels, dgh, data_or_null<T>(t.h), B, n.GH, n.H, g[kWeightHh].mutable_data_ptr<T>());
     else
       g[kWeightHh].zero_();
   }
@@ -217,7 +177,7 @@ class StepFunction : public torch::autograd::Function<StepFunction> {
     constexpr int kArguments = kInputs + 4;
     const variable_list kept = ctx->get_saved_variables();
     const StepTensors t{kept[1], kept[2], kept[3], kept[4], kept[5], kept[6], kept[7]};
-    const CellCounts cell = cell_counts(static_cast<int>(ctx->saved_data["cell"].toInt()));
+    const CellCounts& cell = cell_counts(static_cast<int>(ctx->saved_data["cell"].toInt()));
     std::array<bool, kInputs> needs{};
     size_t edge = 0;
     for (int i = 0; i < kInputs; ++i) needs[i] = in_order(t)[i]->defined() && ctx->needs_input_grad(edge++);

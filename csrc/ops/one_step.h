@@ -1,0 +1,66 @@
+// The forward of one step of one direction: no plan of rows, one buffer, the products by few_rows.h.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "ops/cpu_common.h"
+#include "ops/step.h"
+
+namespace seq::ops {
+
+// One step as the walks see it: everything is alive, in order, and the only step.
+struct OneStep {
+  explicit OneStep(int64_t batch) : alive(batch), start{0, batch}, plan{1, batch, &alive, start, nullptr} {}
+  OneStep(const OneStep&) = delete;
+
+  template <class T>
+  void set_walk(Walk<T>& walk, int64_t hidden) const {
+    walk.plan = &plan;
+    walk.hidden = walk.width = walk.y_stride = hidden;
+    walk.state_plane = walk.c_all_plane = alive * hidden;
+  }
+
+  int64_t alive, start[2];
+  Plan plan;
+};
+
+// Where the results go, [B, H] each and saved [B, kSaved, H]. c: for cells that have one; null: c_all and saved are not
+// kept. y may be h.
+template <class T>
+struct OneStepResults {
+  T *h = nullptr, *c = nullptr, *y = nullptr, *c_all = nullptr, *saved = nullptr;
+};
+
+// t in the type of computation and contiguous.
+template <class T>
+void one_step(const cpu::Kernels<T>& kernels, const StepTensors& t, int64_t B, Rounding rounding,
+              const OneStepResults<T>& to) {
+  const int64_t I = t.w_ih.size(1), H = t.w_hh.size(1), GH = t.w_hh.size(0);
+  const std::unique_ptr<T[]> gates(new T[(2 * GH + H) * B]);
+  T *gx = gates.get(), *gh = gx + B * GH, *zeros = gh + B * GH;
+  const OneStep one(B);
+  Forward<T> f;
+  one.set_walk(f, H);
+  f.rounding = rounding;
+  f.y = to.y, f.c_all = to.c_all, f.saved = to.saved;
+  few_rows::multiply(kernels, data_or_null<T>(t.w_ih), GH, I, data_or_null<T>(t.x), B, data_or_null<T>(t.b_ih), gx);
+  if (t.h.defined()) {
+    few_rows::multiply<T>(kernels, data_or_null<T>(t.w_hh), GH, H, data_or_null<T>(t.h), B, nullptr, gh);
+  } else {
+    std::fill_n(gh, B * GH, T(0));
+    std::fill_n(zeros, B * H, T(0));
+  }
+  f.gx = gx;
+  f.b_hh = data_or_null<T>(t.b_hh);
+  f.h[0] = t.h.defined() ? const_cast<T*>(data_or_null<T>(t.h)) : zeros;
+  f.h[1] = to.h;
+  f.c = to.c;
+  if (to.c && t.c.defined())
+    std::copy_n(data_or_null<T>(t.c), B * H, to.c);
+  else if (to.c)
+    std::fill_n(to.c, B * H, T(0));
+  for_places(B, GH, [&](const cpu::Share& share) { kernels.forward_phase[0](f, share, 0, gh); });
+}
+
+}  // namespace seq::ops
