@@ -1,0 +1,93 @@
+// What the kernels of stepwise.h share: which thread has which row and unit, who takes part, how a cell's values lie.
+#pragma once
+
+#include "cuda/lane.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/stepwise.h"
+#include "engine/cell_traits.h"
+
+namespace seq::cuda {
+
+namespace {
+
+constexpr int kUnitsPerBlock = 64, kRowsPerBlock = 4, kThreads = kUnitsPerBlock * kRowsPerBlock;
+
+__device__ int64_t this_row() { return static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.y; }
+__device__ int64_t this_unit() { return static_cast<int64_t>(blockIdx.y) * kUnitsPerBlock + threadIdx.x; }
+
+// A kernel for `rows` rows and `units` units.
+template <class... Parameters>
+Error launch_over(int64_t rows, int64_t units, Stream stream, void (*kernel)(Parameters...),
+                  const std::type_identity_t<Parameters>&... arguments) {
+  if (rows == 0) return nullptr;
+  const auto blocks = [](int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); };
+  return launch(dim3(blocks(rows, kRowsPerBlock), blocks(units, kUnitsPerBlock)), dim3(kUnitsPerBlock, kRowsPerBlock),
+                stream, kernel, arguments...);
+}
+
+__device__ bool takes_part(const Walk& w, const Step& step, int64_t b) {
+  return b < step.alive && (!w.lengths || step.t < w.lengths[b]);
+}
+__device__ bool is_reset(const Walk& w, const Step& step, int64_t b) {
+  return w.resets && takes_part(w, step, b) && w.resets[step.first + b];
+}
+__host__ __device__ int64_t rows_of(const Step& one, const Step& other) {
+  return one.alive > other.alive ? one.alive : other.alive;
+}
+
+template <class Cell, class S>
+struct Stepwise {
+  using T = Compute<S>;
+  using L = Lane<T>;
+  using Traits = CellTraits<Cell>;
+  static constexpr int kGates = Traits::kGates, kStates = Traits::kStates, kSaved = Traits::kSaved;
+  static constexpr int kExtra = Traits::kExtra, kLastPhase = Traits::phases() - 1;
+  static constexpr int kSavedOrOne = kSaved > 0 ? kSaved : 1;
+
+  // Where the state beside h, number e, of a row lies in a [S-1][B, H] buffer.
+  static __device__ int64_t at_state(const Walk& w, int e, int64_t b, int64_t u) {
+    return e * w.state_plane + b * w.hidden + u;
+  }
+
+  static __device__ void load_saved(const void* from, int64_t row, int64_t H, int64_t u, L* saved) {
+#pragma unroll
+    for (int j = 0; j < kSaved; ++j) saved[j] = load<T>(from, (row * kSaved + j) * H + u);
+  }
+  static __device__ void store_saved(void* to, int64_t row, int64_t H, int64_t u, const L* saved) {
+#pragma unroll
+    for (int j = 0; j < kSaved; ++j) store<T>(to, (row * kSaved + j) * H + u, saved[j]);
+  }
+
+  // The gates of phase kPhase, biases added.
+  template <int kPhase>
+  static __device__ void load_gates(const Walk& w, const void* from_x, const void* from_h, int64_t row, int64_t u,
+                                    L* gx, L* gh) {
+    constexpr int kBegin = Traits::phase_begin(kPhase), kCount = Traits::phase_gates(kPhase);
+    const int64_t H = w.hidden;
+#pragma unroll
+    for (int g = kBegin; g < kBegin + kCount; ++g) {
+      gx[g] = load<T>(from_x, (row * kGates + g) * H + u) + load_or_zero<S>(w.b_ih, g * H + u);
+      gh[g] = load<T>(from_h, (row * kCount + g - kBegin) * H + u) + load_or_zero<S>(w.b_hh, g * H + u);
+    }
+  }
+
+  // The state that entered step `now`: the reset state, that of the step before, or the initial state. A projected h is
+  // not of the width of the units; cells that project do not read it.
+  static __device__ void load_entering(const Walk& w, const Step& now, const Step& before, int64_t b, int64_t u, L* s) {
+    const bool reset = is_reset(w, now, b);
+    if (!reset && takes_part(w, before, b)) {
+      const int64_t row = before.first + b;
+      s[0] = u < w.width ? load<S>(w.y, row * w.y_stride + u) : L(0);
+#pragma unroll
+      for (int e = 0; e < kExtra; ++e) s[1 + e] = load<T>(w.c_all, e * w.c_all_plane + row * w.hidden + u);
+    } else {
+      s[0] = u < w.width ? load_or_zero<S>(reset ? w.reset_h : w.h0, b * w.width + u) : L(0);
+#pragma unroll
+      for (int e = 0; e < kExtra; ++e) s[1 + e] = load_or_zero<S>(reset ? w.reset_c : w.c0, at_state(w, e, b, u));
+    }
+  }
+};
+
+}  // namespace
+
+}  // namespace seq::cuda

@@ -1,0 +1,102 @@
+// The kernels of stepwise.h for many steps at once: what the backward needs again.
+#pragma once
+
+#include "cuda/stepwise_common.cuh"
+
+namespace seq::cuda {
+
+namespace {
+
+// A row of a table: its step, the step before it in the order of the walk, and its row of the batch.
+struct TableRow {
+  Step now, before;
+  int64_t b;
+  bool exists;
+};
+
+__device__ TableRow row_of_table(const StepTable& table, int64_t r) {
+  const int64_t row = table.start[1] + r;
+  if (row >= table.start[1 + table.count]) return {{}, {}, 0, false};
+  int low = 1, high = table.count;  // the last step that starts at this row or before
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (table.start[middle] <= row)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  const auto step = [&](int i) { return Step{table.t0 + i - 1, table.start[i], table.start[i + 1] - table.start[i]}; };
+  const Step now = step(low);
+  return {now, step(table.reverse ? low + 1 : low - 1), row - now.first, true};
+}
+
+template <class Cell, class S, int kPhase>
+__global__ void __launch_bounds__(kThreads) recompute(Walk w, StepTable table, Rows rows) {
+  using W = Stepwise<Cell, S>;
+  using L = typename W::L;
+  const int64_t r = this_row(), u = this_unit(), H = w.hidden;
+  const TableRow at = row_of_table(table, r);
+  if (!at.exists || u >= H) return;
+  L saved[W::kSavedOrOne] = {}, operand(0);
+  if (takes_part(w, at.now, at.b)) {
+    L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates];
+    W::template load_gates<kPhase>(w, rows.gx, rows.gh, r, u, gx, gh);
+    if constexpr (kPhase > 0) W::load_saved(rows.saved, r, H, u, saved);
+    W::load_entering(w, at.now, at.before, at.b, u, state);
+    W::Traits::template forward<kPhase>(gx, gh, state, state_new, saved);
+    if constexpr (kPhase < W::kLastPhase) operand = Cell::template operand<kPhase + 1>(saved, state);
+  }
+  W::store_saved(rows.saved, r, H, u, saved);
+  if constexpr (kPhase < W::kLastPhase) store<S>(rows.out, r * H + u, operand);
+}
+
+// rows.out [rows, units]: call(row, r, u), or 0 where a row does not take part.
+template <class S, class Call>
+__device__ void gather(const Walk& w, const StepTable& table, const Rows& rows, int64_t units, const Call& call) {
+  const int64_t r = this_row(), u = this_unit();
+  const TableRow at = row_of_table(table, r);
+  if (!at.exists || u >= units) return;
+  store<S>(rows.out, r * units + u, takes_part(w, at.now, at.b) ? call(at, r, u) : Lane<Compute<S>>(0));
+}
+
+template <class Cell, class S>
+__global__ void __launch_bounds__(kThreads) entering(Walk w, StepTable table, Rows rows) {
+  gather<S>(w, table, rows, w.width, [&](const TableRow& at, int64_t, int64_t u) {
+    if (is_reset(w, at.now, at.b)) return load_or_zero<S>(w.reset_h, at.b * w.width + u);
+    if (takes_part(w, at.before, at.b)) return load<S>(w.y, (at.before.first + at.b) * w.y_stride + u);
+    return load_or_zero<S>(w.h0, at.b * w.width + u);
+  });
+}
+
+template <class Cell, class S, int kPhase>
+__global__ void __launch_bounds__(kThreads) operand(Walk w, StepTable table, Rows rows) {
+  using W = Stepwise<Cell, S>;
+  gather<S>(w, table, rows, w.hidden, [&](const TableRow& at, int64_t r, int64_t u) {
+    typename W::L saved[W::kSavedOrOne], state[W::kStates];
+    W::load_saved(rows.saved, r, w.hidden, u, saved);
+    W::load_entering(w, at.now, at.before, at.b, u, state);
+    return Cell::template operand<kPhase>(saved, state);
+  });
+}
+
+template <class Cell, class S>
+__global__ void __launch_bounds__(kThreads) unprojected(Walk w, StepTable table, Rows rows) {
+  using W = Stepwise<Cell, S>;
+  gather<S>(w, table, rows, w.hidden, [&](const TableRow& at, int64_t r, int64_t u) {
+    typename W::L saved[W::kSavedOrOne], state_new[W::kStates];
+    W::load_saved(rows.saved, r, w.hidden, u, saved);
+    const int64_t row = at.now.first + at.b;
+    for (int e = 0; e < W::kExtra; ++e)
+      state_new[1 + e] = load<typename W::T>(w.c_all, e * w.c_all_plane + row * w.hidden + u);
+    return Cell::output(saved, state_new);
+  });
+}
+
+Error launch_over_table(int64_t units, void (*kernel)(Walk, StepTable, Rows), const Walk& w, const StepTable& table,
+                        const Rows& rows, Stream stream) {
+  return launch_over(table.start[1 + table.count] - table.start[1], units, stream, kernel, w, table, rows);
+}
+
+}  // namespace
+
+}  // namespace seq::cuda
