@@ -6,15 +6,14 @@ import itertools
 
 import pytest
 import torch
+from marks import needs_extension
 from walks import Problem, differentiable, results
 
 import seqcuda
 import seqcuda.testing
 from seqcuda import autograd
-from seqcuda._backend import compiled
 from seqcuda.cells import CELLS
 
-needs_extension = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
 BACKENDS = ("reference", *seqcuda.engines())
 
 VARIANTS = {

@@ -15,14 +15,14 @@ from collections.abc import Callable
 import package
 import pytest
 import torch
+from marks import needs_extension
 
 from seqcuda import bench
-from seqcuda._backend import compiled
 from seqcuda.shapes import SHAPES
 
 for needed in ("tqdm", "matplotlib"):
     pytest.importorskip(needed)
-pytestmark = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
+pytestmark = needs_extension
 
 SECTIONS = ("speed", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half")
 

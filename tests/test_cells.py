@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import needs_extension
 
 import seqcuda
 import seqcuda.testing
@@ -16,8 +17,6 @@ from seqcuda._backend import compiled
 from seqcuda.cells import CELLS
 
 ROOT = Path(__file__).parents[1]
-
-needs_extension = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
 
 
 def test_backward_is_the_derivative_of_forward(tmp_path):

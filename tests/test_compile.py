@@ -14,14 +14,14 @@ import pytest
 import torch
 import torch._dynamo
 from cases import CELLS, LAYERS, flat
+from marks import needs_extension
 from torch._dynamo.utils import counters
 
 import seqcuda
 from seqcuda import _dynamo
-from seqcuda._backend import compiled
 from seqcuda.testing import assert_close_to_exact
 
-pytestmark = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
+pytestmark = needs_extension
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
+import marks
 import package
 import pytest
 import torch
-
-from seqcuda import _backend
 
 PAGES = [package.ROOT / "README.md", *sorted((package.ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -23,7 +22,7 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 def test_blocks_run(page):
     for library in NEEDS.get(page.name, ()):
         pytest.importorskip(library)
-    if page.name in NEEDS_EXTENSION and _backend.compiled is None:
+    if page.name in NEEDS_EXTENSION and marks.deliberately_not_built:
         pytest.skip("the extension is deliberately not built")
     torch.manual_seed(0)
     text, namespace = page.read_text(), {}

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from hypothesis import given, settings
+from marks import needs_extension
 from walks import Problem, assert_results, outputs_and_gradients, problems
 
 import seqcuda
@@ -14,7 +15,7 @@ from seqcuda._backend import compiled
 from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact, assert_within_rule
 
-pytestmark = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
+pytestmark = needs_extension
 
 INSTRUCTION_SETS = compiled.instruction_sets() if compiled else []
 

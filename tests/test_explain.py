@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from marks import needs_extension
 
 import seqcuda
 from seqcuda._backend import compiled
-
-needs_extension = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
 
 
 @needs_extension

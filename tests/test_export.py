@@ -8,14 +8,14 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import LAYERS
+from marks import needs_extension
 from torch.export import Dim
 
 import seqcuda
-from seqcuda._backend import compiled
 from seqcuda.testing import assert_close_to_exact
 
 pytestmark = [
-    pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built"),
+    needs_extension,
     pytest.mark.filterwarnings("ignore::FutureWarning:copyreg"),  # of torch's exporter
 ]
 

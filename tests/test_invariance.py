@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from marks import needs_extension
 
 import seqcuda
-from seqcuda._backend import compiled
 
-pytestmark = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
+pytestmark = needs_extension
 
 SIZES = [(7, 9, 5, 17), (33, 5, 64, 48), (12, 20, 300, 130), (9, 3, 1, 8)]  # T, B, I, H
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]

@@ -6,12 +6,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from marks import needs_extension
 
 import seqcuda
 import seqcuda.testing
 from seqcuda import _backend
 
-pytestmark = pytest.mark.skipif(_backend.compiled is None, reason="the extension is deliberately not built")
+pytestmark = needs_extension
 
 MODULES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 CELL_OF = {"RNN": "rnn_tanh", "LSTM": "lstm", "GRU": "gru"}

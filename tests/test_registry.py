@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
+from marks import needs_extension
 
 from seqcuda import _backend
 from seqcuda.cells import CELLS
 
-compiled = pytest.mark.skipif(
-    "SEQCUDA_NO_EXTENSION=1" in _backend.why_not_compiled, reason="the extension is deliberately absent"
-)
 
-
-@compiled
+@needs_extension
 def test_the_extension_is_there():
     assert _backend.compiled is not None, _backend.why_not_compiled
 
 
-@compiled
+@needs_extension
 def test_the_same_names():
     assert list(_backend.compiled.cells()) == list(CELLS)
 
 
-@compiled
+@needs_extension
 @pytest.mark.parametrize("name", CELLS)
 def test_the_same_counts(name):
     counts, cell = _backend.compiled.cells()[name], CELLS[name]
@@ -31,7 +28,7 @@ def test_the_same_counts(name):
     assert counts["phases"] >= 1
 
 
-@compiled
+@needs_extension
 def test_instruction_sets():
     sets = _backend.compiled.instruction_sets()
     assert sets[0] == "baseline"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import LAYERS
+from marks import needs_extension
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.profiler import profile
 from walks import Problem, assert_groups_add_up, gradients_of_weights
@@ -14,7 +15,6 @@ from seqcuda._backend import compiled
 from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact
 
-needs_extension = pytest.mark.skipif(compiled is None, reason="the extension is deliberately not built")
 OPTIONS = {
     "stacked": {"num_layers": 2, "bidirectional": True},
     "reset before": {"reset_after": False},
