@@ -132,8 +132,7 @@ class Sentiment(training.Task):
 
 def main(given: list[str] | None = None) -> int:
     args = arguments(given)
-    if any(not text.words(sentence) for sentence in args.say):
-        cli.fail("--say must be sentences of at least one word, got an empty one")
+    cli.check_sentences("--say", args.say, text.words)
     task = Sentiment(args, cli.device(args.device))
     trainings = training.prepared({args.cell: task}, args, task.device, "say", "form")
     if not training.train_all(trainings):

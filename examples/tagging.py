@@ -201,8 +201,7 @@ def draw_confusion(confusion: Tensor, tags: list[str], path: Path) -> None:
 
 def main(given: list[str] | None = None) -> int:
     args = arguments(given)
-    if any(not sentence.split() for sentence in args.say):
-        cli.fail("--say must be sentences of at least one word, got an empty one")
+    cli.check_sentences("--say", args.say)
     task = Tagging(args, cli.device(args.device))
     trainings = training.prepared({args.cell: task}, args, task.device, "say", "form")
     if not training.train_all(trainings):

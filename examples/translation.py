@@ -295,8 +295,7 @@ def draw_attention(weights: Tensor, source: list[str], target: list[str], path) 
 
 def main(given: list[str] | None = None) -> int:
     args = arguments(given)
-    if any(not sentence.strip() for sentence in args.translate):
-        cli.fail("--translate must be sentences of at least one word, got an empty one")
+    cli.check_sentences("--translate", args.translate)
     task = Translation(args, cli.device(args.device))
     trainings = training.prepared({args.attention: task}, args, task.device, "beam", "translate")
     if not training.train_all(trainings):

@@ -231,6 +231,17 @@ def head(seconds_per_case: float, interrupted: bool, device: str = "cpu") -> dic
     }
 
 
+def facts(case: Case) -> dict:
+    """What a row of a table says of its case."""
+    return {
+        "shape": case.shape.name,
+        "sizes": case.shape.describe(),
+        "cell": case.cell,
+        "mode": case.mode,
+        "threads": case.threads,
+    }
+
+
 def time_case(case: Case, seconds: float, device: str = "cpu", fewest: int = FEWEST) -> dict:
     """torch.nn against seqcuda."""
 
@@ -241,11 +252,7 @@ def time_case(case: Case, seconds: float, device: str = "cpu", fewest: int = FEW
     calls = prepare(case, "torch", device), prepare(case, "seqcuda", device)
     theirs, ours = pair(*calls, seconds, synchronise, fewest=fewest)
     return {
-        "shape": case.shape.name,
-        "sizes": case.shape.describe(),
-        "cell": case.cell,
-        "mode": case.mode,
-        "threads": case.threads,
+        **facts(case),
         "engine": engine(case, device),
         "torch ms": statistics.median(theirs) * 1e3,
         "seqcuda ms": statistics.median(ours) * 1e3,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 
 import torch
 
 from seqcuda import bench
 
 from ..tables import Column, columns, quartiles
-from .section import FEWEST, THREADS, Case, Section, at_most, number, timed
+from .section import FEWEST, THREADS, Case, Section, at_most, facts, number, timed
 from .speed import shapes
 
 MOST = 3  # GFLOP
@@ -24,12 +23,7 @@ def measure(case: bench.Case, seconds: float) -> dict:
     calls = (bench.prepare(case, "seqcuda", dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
     half, single = bench.pair(*calls, seconds, fewest=FEWEST)
     return {
-        "case": replace(case, threads=0).name,
-        "shape": case.shape.name,
-        "sizes": case.shape.describe(),
-        "cell": case.cell,
-        "mode": case.mode,
-        "threads": case.threads,
+        **facts(case),
         "bfloat16 ms": statistics.median(half) * 1e3,
         "float32 ms": statistics.median(single) * 1e3,
         "over float32": bench.ratio(half, single),

@@ -9,14 +9,13 @@ import logging
 import statistics
 import time
 import warnings
-from dataclasses import replace
 
 import seqcuda.onnx
 from seqcuda import bench
 
 from ..run import RATIO
 from ..tables import Column, columns
-from .section import FEWEST, THREADS, Case, Section, Unavailable, at_least
+from .section import FEWEST, THREADS, Case, Section, Unavailable, at_least, facts
 from .speed import shapes
 
 MOST = 6  # GFLOP
@@ -69,12 +68,7 @@ def measure(case: bench.Case, seconds: float) -> dict:
     rival, ours = session(case), bench.prepare(case, "seqcuda")
     theirs, mine = bench.pair(rival, ours, seconds, fewest=FEWEST, rest=lambda: time.sleep(REST))
     return {
-        "case": replace(case, threads=0).name,
-        "shape": case.shape.name,
-        "steps": case.shape.T,
-        "sizes": case.shape.describe(),
-        "cell": case.cell,
-        "threads": case.threads,
+        **facts(case),
         "onnxruntime ms": statistics.median(theirs) * 1e3,
         "seqcuda ms": statistics.median(mine) * 1e3,
         "ratio": bench.ratio(theirs, mine),

@@ -35,6 +35,11 @@ def timed(measure: Callable, cases: Iterable[bench.Case], threads: tuple[int, ..
     ]
 
 
+def facts(case: bench.Case) -> dict:
+    """What a row says of a named case: its name without the threads, which are a column, and the rest."""
+    return {"case": replace(case, threads=0).name, "steps": case.shape.T, **bench.facts(case)}
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the benchmark.

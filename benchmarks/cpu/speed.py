@@ -8,7 +8,7 @@ from seqcuda import bench
 from seqcuda.shapes import CELLS, MODES
 
 from .. import run
-from .section import FEWEST, Case, Section, at_least, cut, timed
+from .section import FEWEST, Case, Section, at_least, cut, facts, timed
 
 GOALS = {"inference": {"rnn": 3, "gru": 4, "lstm": 1.6}, "training": {"rnn": 5, "gru": 5, "lstm": 1.6}}
 MOST = 12  # GFLOP
@@ -25,8 +25,7 @@ def cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
 
 
 def measure(case: bench.Case, seconds: float) -> dict:
-    row = bench.time_case(case, seconds, fewest=FEWEST)
-    return {"case": replace(case, threads=0).name, "steps": case.shape.T, **row}
+    return {**facts(case), **bench.time_case(case, seconds, fewest=FEWEST)}
 
 
 def goals(rows: list[dict]):

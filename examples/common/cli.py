@@ -111,6 +111,12 @@ def device(name: str) -> torch.device:
         fail(f"device {name!r} cannot be used here: {reason}")
 
 
+def check_sentences(option: str, sentences: list[str], words: Callable[[str], list[str]] = str.split) -> None:
+    """Each must have a word."""
+    if not all(map(words, sentences)):
+        fail(f"{option} must be sentences of at least one word, got an empty one")
+
+
 def positive_int(text: str) -> int:
     """For `type=`: an integer from 1."""
     value = int(text) if text.lstrip("+-").isdigit() else 0
