@@ -129,16 +129,20 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
     return ""
 
 
-def quick_step(cell_name: str, input, hx, weights, layers: int = 0, batch_first: bool = False):
-    """One step by the shortest way, or None where only the general one will do, which also knows what is wrong.
+def quick_call(
+    cell_name: str, input, hx, weights, layers: int = 0, directions: int = 1, batch_first: bool = False,
+    save: str = "all",
+):  # fmt: skip
+    """A module's call by the shortest way, or None where only the general one will do, which also knows what is wrong.
 
     Args:
-        layers: 0 for a cell, whose states are given back as a tuple; else the layers of a stack with T = 1 in one
-            direction, whose output and final state are.
+        layers: 0 for a cell, whose states are given back as a tuple; else those of a stack, whose output and final
+            state are.
+        save: what training keeps: see `Walk`.
     """
     if torch.compiler.is_compiling() or compiled is None or cell_name not in _CELLS or selected() != "auto":
         return None
-    return compiled.quick_step(cell_name, input, hx, weights, layers, batch_first)
+    return compiled.quick_call(cell_name, input, hx, weights, layers, directions, batch_first, save)
 
 
 def _forward_mode() -> bool:

@@ -253,11 +253,21 @@ def _reference(walk: Walk, groups: int, inputs: Inputs) -> Outputs:
     )
 
 
+def layer_backward(cell: str, reverse, needs, tensors) -> list[Tensor | None]:
+    """The backward of a layer whose graph was made in C++ (csrc/ops/layer_function.cpp), with a graph of its own.
+
+    Args:
+        needs: which of `Inputs.tensors()` want a gradient, which is what is given back.
+        tensors: those of `SequenceBackward`.
+    """
+    return list(SequenceBackward.apply(Walk(CELLS[cell], tuple(reverse)), "auto", tuple(needs), 0, *tensors))
+
+
 def step_backward(
     cell_name: str, needs: tuple[bool, ...], dh: Tensor | None, dc: Tensor | None, x: Tensor, h: Tensor | None,
     c: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, kept: Tensor,
 ) -> list[Tensor | None]:  # fmt: skip
-    """The backward of one quick step (csrc/ops/step.cpp) with a graph of its own.
+    """The backward of a single step (csrc/ops/step.cpp) with a graph of its own.
 
     Args:
         needs: which of x, h, c, w_ih, w_hh, b_ih and b_hh want a gradient, which is what is given back.

@@ -252,7 +252,7 @@ def _join(parts: tuple[Tensor, ...], dim: int) -> Tensor:
 
 def step(walk: Walk, name: str, input: Tensor, hx, weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     """One step of a cell: a walk with T = 1. The new states, each ``(B, H)``, or ``(H,)`` for unbatched input."""
-    quick = _backend.quick_step(walk.cell.name, input, hx, weights)
+    quick = _backend.quick_call(walk.cell.name, input, hx, weights)
     if quick is not None:
         return quick
     checks.check_cell_input(name, input, weights[0])

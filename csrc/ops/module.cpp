@@ -3,7 +3,7 @@
 
 #include "cpu/instruction_set.h"
 #include "ops/devices.h"
-#include "ops/quick_step.h"
+#include "ops/quick_call.h"
 
 namespace py = pybind11;
 
@@ -65,7 +65,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("name"), "Use another CPU build, in the whole process.");
   m.def("explain", &explain, py::arg("cell"), py::arg("x"), py::arg("weights"), py::arg("batch_sizes"),
         py::arg("reverse"), py::arg("engine"), "Which engine runs a layer, and why.");
-  m.def("quick_step", &quick_step, "One step of a cell, or of a stack with T = 1, of plain tensors; else None.");
+  m.def("quick_call", &quick_call, "The call of a cell, or of a stack of layers, of plain tensors; else None.");
 }
 
 }  // namespace seq::ops

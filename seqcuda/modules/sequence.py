@@ -96,11 +96,15 @@ class SequenceLayer(torch.nn.RNNBase):
 
     def _run(self, batch_first: bool, input, hx, lengths, resets, reset_state, return_states):
         weights = weights_of(self, self._flat_weights_names)
-        plain = not (self.bidirectional or self.proj_size or self.dropout or return_states)
-        if plain and lengths is None and resets is None and reset_state is None:
-            step = _backend.quick_step(self.cell_name, input, hx, weights, self.num_layers, batch_first)
-            if step is not None:
-                return step
+        dropout = self.dropout and self.training and self.num_layers > 1
+        plain = lengths is None and resets is None and reset_state is None
+        if plain and not (self.proj_size or dropout or return_states):
+            directions = 2 if self.bidirectional else 1
+            result = _backend.quick_call(
+                self.cell_name, input, hx, weights, self.num_layers, directions, batch_first, self.save
+            )
+            if result is not None:
+                return result
         stack = self._stack(batch_first, return_states)
         return layers.run(stack, input, hx, weights, lengths, resets, reset_state)
 

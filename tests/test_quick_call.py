@@ -1,4 +1,4 @@
-"""One step by the shortest way: what takes it, what does not, and that it gives what the reference gives."""
+"""A call by the shortest way: what takes it, what does not, and that it gives what the reference gives."""
 
 from __future__ import annotations
 
@@ -22,15 +22,28 @@ def flat(result) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else [t for part in result for t in flat(part)]
 
 
-def call(kind, batch=3, layers=1, batch_first=False, bias=True, initial=True):
+# Of the calls that follow: one step of a cell or of a stack, and stacks over more steps, in one direction and in both.
+ONE_STEP = [dict(layers=1), dict(layers=3), dict(layers=2, batch_first=True)]
+STEPS = [dict(steps=4), dict(steps=3, layers=2, bidirectional=True, batch_first=True), dict(bidirectional=True)]
+
+
+def forms(kind) -> list[dict]:
+    return [{}] if kind.endswith("Cell") else [*ONE_STEP, *STEPS]
+
+
+def call(
+    kind, batch=3, layers=1, batch_first=False, bias=True, initial=True, steps=1, bidirectional=False, save="all"
+):  # fmt: skip
     """A module in double, its input and the tensors of its hx; batch None: unbatched."""
     torch.manual_seed(0)
     rows = () if batch is None else (batch,)
     if kind.endswith("Cell"):
         module, leading, states = getattr(seqcuda, kind)(4, 5, bias=bias), rows, rows
     else:
-        module = getattr(seqcuda, kind)(4, 5, layers, bias=bias, batch_first=batch_first)
-        leading, states = ((*rows, 1) if batch_first and rows else (1, *rows)), (layers, *rows)
+        options = dict(bias=bias, batch_first=batch_first, bidirectional=bidirectional, save=save)
+        module = getattr(seqcuda, kind)(4, 5, layers, **options)
+        leading = (*rows, steps) if batch_first and rows else (steps, *rows)
+        states = (layers * (2 if bidirectional else 1), *rows)
     count = (2 if "LSTM" in kind else 1) if initial else 0
     x, *hx = (torch.randn(*shape, dtype=torch.float64) for shape in ((*leading, 4), *[(*states, 5)] * count))
     return module.double(), x, hx
@@ -43,10 +56,14 @@ def as_hx(tensors):
 def quick(module, x, hx, weights=None):
     """The quick way alone: None where it is not taken."""
     kind = type(module).__name__
-    layers = 0 if kind.endswith("Cell") else module.num_layers
     weights = list(module.parameters()) if weights is None else weights
     name = CELL_OF[kind.removesuffix("Cell")]
-    return _backend.quick_step(name, x, as_hx(hx), weights, layers, getattr(module, "batch_first", False))
+    if kind.endswith("Cell"):
+        return _backend.quick_call(name, x, as_hx(hx), weights)
+    directions = 2 if module.bidirectional else 1
+    return _backend.quick_call(
+        name, x, as_hx(hx), weights, module.num_layers, directions, module.batch_first, module.save
+    )
 
 
 def results(module, x, hx, backend, dtype=torch.float64):
@@ -64,8 +81,8 @@ def results(module, x, hx, backend, dtype=torch.float64):
 @pytest.mark.parametrize("batch", [None, 1, 3, 9])
 @pytest.mark.parametrize("kind", MODULES)
 def test_gives_what_the_reference_gives(kind, batch, bias, initial):
-    for layers, batch_first in [(1, False)] if kind.endswith("Cell") else [(1, False), (3, False), (2, True)]:
-        given = call(kind, batch, layers, batch_first, bias, initial)
+    for form in forms(kind):
+        given = call(kind, batch, bias=bias, initial=initial, **form)
         assert quick(*given) is not None
         exact = results(*given, "reference")
         for dtype in (torch.float64, torch.float32):
@@ -75,8 +92,9 @@ def test_gives_what_the_reference_gives(kind, batch, bias, initial):
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_derivatives_of_both_orders(kind):
-    for initial in (True, False):
-        module, x, hx = call(kind, batch=2, initial=initial)
+    more_steps = [] if kind.endswith("Cell") else [dict(steps=2, bidirectional=True)]
+    for form in ({}, dict(initial=False), *more_steps):
+        module, x, hx = call(kind, batch=1 if more_steps else 2, **form)
         states = len(hx)
 
         def function(x, *rest, module=module, states=states):
@@ -86,38 +104,41 @@ def test_derivatives_of_both_orders(kind):
 
         inputs = [t.detach().requires_grad_() for t in (x, *hx, *module.parameters())]
         assert torch.autograd.gradcheck(function, inputs)
-        assert torch.autograd.gradgradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode="steps" in form)
 
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_every_single_gradient(kind):
     """A gradient does not depend on which others are asked for, nor on an earlier backward."""
-    module, x, hx = call(kind)
-    inputs = [x, *hx, *module.parameters()]
-    for t in inputs:
-        t.requires_grad_()
-    loss = sum(t.sum() for t in flat(module(x, as_hx(hx))))
-    expected = torch.autograd.grad(loss, inputs, retain_graph=True)
-    assert all(map(torch.equal, torch.autograd.grad(loss, inputs), expected))
-    for wanted, gradient in zip(inputs, expected, strict=True):
+    for form in forms(kind):
+        module, x, hx = call(kind, **form)
+        inputs = [x, *hx, *module.parameters()]
         for t in inputs:
-            t.requires_grad_(t is wanted)
+            t.requires_grad_()
         loss = sum(t.sum() for t in flat(module(x, as_hx(hx))))
-        assert torch.equal(torch.autograd.grad(loss, wanted)[0], gradient)
+        expected = torch.autograd.grad(loss, inputs, retain_graph=True)
+        assert all(map(torch.equal, torch.autograd.grad(loss, inputs), expected))
+        for wanted, gradient in zip(inputs, expected, strict=True):
+            for t in inputs:
+                t.requires_grad_(t is wanted)
+            loss = sum(t.sum() for t in flat(module(x, as_hx(hx))))
+            assert torch.equal(torch.autograd.grad(loss, wanted)[0], gradient)
 
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_every_output_alone(kind):
-    module, x, hx = call(kind)
-    count = len(flat(module(x, as_hx(hx))))
-    for i in range(count):
-        gradients = []
-        for backend in ("auto", "reference"):
-            with seqcuda.backend(backend):
-                output = flat(module(x, as_hx(hx)))[i]
-            gradients.append(torch.autograd.grad(output.sum(), list(module.parameters())))
-        for ours, theirs in zip(*gradients, strict=True):
-            seqcuda.testing.assert_close_to_exact(ours, theirs)
+    for form in forms(kind):
+        module, x, hx = call(kind, **form)
+        count = len(flat(module(x, as_hx(hx))))
+        for i in range(count):
+            gradients = []
+            for backend in ("auto", "reference"):
+                with seqcuda.backend(backend):
+                    output = flat(module(x, as_hx(hx)))[i]
+                given = torch.autograd.grad(output.sum(), list(module.parameters()), allow_unused=True)
+                gradients.append([g if g is not None else torch.zeros(()) for g in given])
+            for ours, theirs in zip(*gradients, strict=True):
+                seqcuda.testing.assert_close_to_exact(ours, theirs.expand(ours.shape))
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -147,7 +168,6 @@ def test_what_goes_the_general_way(kind):
     assert quick(module, x.float(), hx) is None
     assert quick(module, x[..., :3], hx) is None
     assert quick(module, x.repeat(*[2] * x.dim()), hx) is None
-    assert quick(module, torch.randn(4, *x.shape[:-1], dtype=x.dtype).movedim(0, -1), hx) is None
     assert quick(module, x, [t[..., :4] for t in hx]) is None
     assert quick(module, x, [t.unsqueeze(0) for t in hx]) is None
     assert quick(module, x, [*hx, hx[0]]) is None
@@ -168,8 +188,47 @@ def test_what_goes_the_general_way(kind):
     assert seen == [None, None]
     with torch._subclasses.FakeTensorMode():
         assert quick(module, torch.empty(x.shape), hx) is None
-    for half in (torch.bfloat16, torch.float16):
-        assert quick(module.to(half), x.to(half), [t.to(half) for t in hx]) is None
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_strides_and_half_types(kind):
+    for form in forms(kind):
+        module, x, hx = call(kind, **form)
+        expected = flat(quick(module, x, hx))
+        strided = torch.empty(4, *x.shape[:-1], dtype=x.dtype).movedim(0, -1).copy_(x)
+        hx_strided = [torch.empty(5, *t.shape[:-1], dtype=t.dtype).movedim(0, -1).copy_(t) for t in hx]
+        for ours, theirs in zip(flat(quick(module, strided, hx_strided)), expected, strict=True):
+            seqcuda.testing.assert_close_to_exact(ours, theirs)
+        for half in (torch.bfloat16, torch.float16):
+            halves = deepcopy(module).to(half), x.to(half), [t.to(half) for t in hx]
+            ours = flat(quick(*halves))
+            with seqcuda.backend("reference"):
+                theirs = flat(halves[0](halves[1], as_hx(halves[2])))
+            for a, b in zip(ours, theirs, strict=True):
+                assert a.dtype == half
+                seqcuda.testing.assert_close_to_exact(a, b.double())
+
+
+@pytest.mark.parametrize("kind", ("RNN", "LSTM", "GRU"))
+def test_lean_training_gives_the_same(kind):
+    gradients = []
+    for save in ("all", "states"):
+        module, x, hx = call(kind, steps=5, layers=2, save=save)
+        outputs = flat(quick(module, x, hx))
+        gradients.append(torch.autograd.grad(sum(t.sum() for t in outputs), list(module.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        seqcuda.testing.assert_close_to_exact(a, b)
+
+
+def test_inactive_dropout_does_not_stand_in_the_way(monkeypatch):
+    module = seqcuda.GRU(4, 5, 2, dropout=0.5)
+    calls = []
+    real = _backend.quick_call
+    monkeypatch.setattr(_backend, "quick_call", lambda *a: calls.append(a) or real(*a))
+    module(torch.zeros(3, 2, 4))
+    assert not calls
+    module.eval()(torch.zeros(3, 2, 4))
+    assert calls
 
 
 def test_inference_mode():
