@@ -78,6 +78,28 @@ def test_extreme_and_undefined_inputs(instruction_set, cell):
 
 @needs_extension
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_a_half_type_are_read_exactly(instruction_set, dtype):
+    """A single step reads them as they lie: every number of the type, alone in its sum."""
+
+    def h_of(x, w_ih):
+        H = w_ih.size(0)
+        weights = (w_ih, torch.zeros(H, H, dtype=dtype), None, None, None)
+        arguments = ("rnn_relu", x[None], weights, *(None,) * 7, (False,), "nothing", "stepwise")
+        return torch.ops.seqcuda.sequence(*arguments)[0][0]
+
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    finite = numbers[numbers.isfinite()].view(-1, 128)
+    one = torch.eye(128, dtype=dtype)
+    for got in (h_of(one, finite), torch.cat([h_of(row[None], finite) for row in one])):
+        assert torch.equal(got, finite.t().clamp(min=0))
+    special = numbers[~numbers.isfinite()][:, None]
+    for batch in (1, 5):
+        got = h_of(torch.ones(batch, 1, dtype=dtype), special)
+        torch.testing.assert_close(got, special.t().clamp(min=0).expand(batch, -1), rtol=0, atol=0, equal_nan=True)
+
+
+@needs_extension
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_h_is_rounded_to_nearest_even(instruction_set, dtype):
     """Sums of two half numbers need rounding; torch's own conversion says to what."""
     generator = torch.Generator().manual_seed(0)

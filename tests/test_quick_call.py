@@ -195,6 +195,10 @@ def test_strides_and_half_types(kind):
     for form in forms(kind):
         module, x, hx = call(kind, **form)
         expected = flat(quick(module, x, hx))
+        wide = torch.randn(*x.shape[:-1], 8, dtype=x.dtype)
+        wide[..., :4] = x
+        for ours, theirs in zip(flat(quick(module, wide[..., :4], hx)), expected, strict=True):
+            seqcuda.testing.assert_close_to_exact(ours, theirs)
         strided = torch.empty(4, *x.shape[:-1], dtype=x.dtype).movedim(0, -1).copy_(x)
         hx_strided = [torch.empty(5, *t.shape[:-1], dtype=t.dtype).movedim(0, -1).copy_(t) for t in hx]
         for ours, theirs in zip(flat(quick(module, strided, hx_strided)), expected, strict=True):

@@ -5,7 +5,8 @@
 //   outer_rows  out[r][k]  = d[0][r] x[0][k] + d[1][r] x[1][k] + ..
 //
 // For one step there is no time to pack: every weight is read (or its gradient written) once, in order, four rows of W
-// at a time; x, d or out of the row lies in L1. What it costs is W.
+// at a time; x, d or out of the row lies in L1. What it costs is W: weights of a half type are read as they are, half
+// the bytes, and become float in a register or, where many rows b want them, in L1.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -36,8 +37,28 @@ SEQ_INLINE T sum_of(Lanes<T> v) {
   return sum_of_bytes<T, SEQ_LANE_BYTES>(parts);
 }
 
-template <class T, int kRows>
-SEQ_INLINE void dot_block(const T* w, int64_t ld, int64_t K, const T* x, const T* bias, T* out) {
+// How weights that lie as W are loaded as lanes of T.
+template <class T>
+struct AsTheyAre {
+  using W = T;
+  static SEQ_INLINE Lanes<T> load(const T* p) { return Lanes<T>::load(p); }
+  static SEQ_INLINE Lanes<T> load(const T* p, int64_t n) { return Lanes<T>::load(p, n); }
+};
+
+template <Rounding kType>
+struct FromHalf {
+  using W = uint16_t;
+  static SEQ_INLINE Lanes<float> load(const uint16_t* p) { return from_half<kType>(p); }
+  static SEQ_INLINE Lanes<float> load(const uint16_t* p, int64_t n) {
+    if (n >= Lanes<float>::kWidth) return load(p);
+    uint16_t part[Lanes<float>::kWidth] = {};
+    for (int64_t j = 0; j < n; ++j) part[j] = p[j];
+    return load(part);
+  }
+};
+
+template <class From, class T, int kRows>
+SEQ_INLINE void dot_block(const typename From::W* w, int64_t ld, int64_t K, const T* x, const T* bias, T* out) {
   using L = Lanes<T>;
   constexpr int kWidth = L::kWidth;
   L even[kRows], odd[kRows];
@@ -48,29 +69,55 @@ SEQ_INLINE void dot_block(const T* w, int64_t ld, int64_t K, const T* x, const T
     const L x0 = L::load(x + k), x1 = L::load(x + k + kWidth);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      even[r] = even[r] + x0 * L::load(w + r * ld + k);
-      odd[r] = odd[r] + x1 * L::load(w + r * ld + k + kWidth);
+      even[r] = even[r] + x0 * From::load(w + r * ld + k);
+      odd[r] = odd[r] + x1 * From::load(w + r * ld + k + kWidth);
     }
   }
   for (; k < K; k += kWidth) {
     const L x0 = L::load(x + k, K - k);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) even[r] = even[r] + x0 * L::load(w + r * ld + k, K - k);
+    for (int r = 0; r < kRows; ++r) even[r] = even[r] + x0 * From::load(w + r * ld + k, K - k);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) out[r] = sum_of(even[r] + odd[r]) + (bias ? bias[r] : T(0));
+}
+
+// kRows rows of w, for all of the `batch` rows of x.
+template <class From, int kRows, class T>
+SEQ_INLINE void dot_batch(const typename From::W* w, int64_t ld, int64_t K, const T* x, int64_t batch, const T* bias,
+                          T* out, int64_t ldo) {
+  for (int64_t b = 0; b < batch; ++b) dot_block<From, T, kRows>(w, ld, K, x + b * K, bias, out + b * ldo);
 }
 
 // Rows [begin, end) of w, for all of the `batch` rows of x.
 template <class T>
 void dot_rows(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch, const T* bias,
               T* out, int64_t ldo) {
-  for (int64_t b = 0; b < batch; ++b) {
-    int64_t r = begin;
-    for (; r + 4 <= end; r += 4)
-      dot_block<T, 4>(w + r * ld, ld, K, x + b * K, bias ? bias + r : nullptr, out + b * ldo + r);
-    for (; r < end; ++r) dot_block<T, 1>(w + r * ld, ld, K, x + b * K, bias ? bias + r : nullptr, out + b * ldo + r);
+  using From = AsTheyAre<T>;
+  int64_t r = begin;
+  for (; r + 4 <= end; r += 4) dot_batch<From, 4>(w + r * ld, ld, K, x, batch, bias ? bias + r : nullptr, out + r, ldo);
+  for (; r < end; ++r) dot_batch<From, 1>(w + r * ld, ld, K, x, batch, bias ? bias + r : nullptr, out + r, ldo);
+}
+
+// The same with weights of a half type. scratch: 4 * K floats.
+template <Rounding kType>
+void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x, int64_t batch,
+                   const float* bias, float* out, int64_t ldo, float* scratch) {
+  using From = FromHalf<kType>;
+  constexpr int64_t kBatchThatPaysForScratch = 3;
+  int64_t r = begin;
+  for (; r + 4 <= end; r += 4) {
+    const float* add = bias ? bias + r : nullptr;
+    if (batch < kBatchThatPaysForScratch) {
+      dot_batch<From, 4>(w + r * ld, ld, K, x, batch, add, out + r, ldo);
+      continue;
+    }
+    for (int64_t j = 0; j < 4; ++j)
+      for (int64_t k = 0; k < K; k += Lanes<float>::kWidth)
+        From::load(w + (r + j) * ld + k, K - k).store(scratch + j * K + k, K - k);
+    dot_batch<AsTheyAre<float>, 4>(scratch, K, K, x, batch, add, out + r, ldo);
   }
+  for (; r < end; ++r) dot_batch<From, 1>(w + r * ld, ld, K, x, batch, bias ? bias + r : nullptr, out + r, ldo);
 }
 
 // Columns [begin, end) of out, which starts from zero unless `add`.

@@ -63,6 +63,11 @@ struct Kernels {
   // Rows [begin, end) of w times the `batch` rows of x, weights as they lie.
   void (*dot_rows)(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
                    const T* bias, T* out, int64_t ldo);
+  // The same with weights of a half type: float only. scratch: 4 * K numbers.
+  void (*dot_bfloat16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
+                            int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
+  void (*dot_float16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
+                           int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
   // The two products of its backward: columns [begin, end) of out (+)= d w, rows [begin, end) of out = d^T x.
   void (*add_rows)(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,
                    bool add, T* out, int64_t ldo);

@@ -35,6 +35,10 @@ constexpr cpu::Kernels<T> table_of() {
   k.gemm_block = GemmWalk<T>::kBlock, k.gemm_rows = GemmWalk<T>::kCopied, k.gemm = &GemmWalk<T>::run;
   k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;
   k.dot_rows = &dot_rows<T>, k.add_rows = &add_rows<T>, k.outer_rows = &outer_rows<T>;
+  if constexpr (sizeof(T) == 4) {
+    k.dot_bfloat16_rows = &dot_half_rows<Rounding::kBfloat16>;
+    k.dot_float16_rows = &dot_half_rows<Rounding::kFloat16>;
+  }
   k.forward = &F::run, k.backward = &B::run;
   k.forward_phase[0] = &F::template stepwise<0>;
   k.forward_projected = &F::stepwise_projected;

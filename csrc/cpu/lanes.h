@@ -227,6 +227,33 @@ SEQ_INLINE Lanes<float> to_float16(Lanes<float> x) {
   return result;
 }
 
+// kWidth numbers of a half type, exactly.
+template <Rounding kType>
+SEQ_INLINE Lanes<float> from_half(const uint16_t* p) {
+  using Bits = Lanes<float>::Bits;
+  typedef uint16_t Halves __attribute__((vector_size(SEQ_LANE_BYTES / 2)));
+  Halves halves;
+  __builtin_memcpy(&halves, p, sizeof(halves));
+  Bits bits = __builtin_convertvector(halves, Bits);
+  if constexpr (kType == Rounding::kBfloat16) {
+    bits <<= 16;
+  } else {
+    // The exponent's bias is 112 less: a product, which is exact for the numbers below 2^-14 too.
+    const Bits magnitude = (bits & 0x7FFF) << 13, sign = (bits & 0x8000) << 16;
+    Lanes<float> scaled, scale;
+    __builtin_memcpy(&scaled.v, &magnitude, sizeof(bits));
+    scale = Lanes<float>(0x1p112f);
+    scaled = scaled * scale;
+    Bits number;
+    __builtin_memcpy(&number, &scaled.v, sizeof(bits));
+    const Bits special = magnitude | 0x7F800000;  // infinities and NaN
+    bits = ((magnitude >= 0x0F800000) ? special : number) | sign;
+  }
+  Lanes<float> out;
+  __builtin_memcpy(&out.v, &bits, sizeof(bits));
+  return out;
+}
+
 SEQ_INLINE Lanes<float> rounded(Lanes<float> x, Rounding to) {
   if (to == Rounding::kNone) return x;
   return to == Rounding::kBfloat16 ? to_bfloat16(x) : to_float16(x);

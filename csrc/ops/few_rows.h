@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <memory>
+
 #include "cpu/kernels.h"
 
 namespace seq::ops::few_rows {
@@ -27,16 +29,27 @@ void dot(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const
                    [&](int64_t begin, int64_t end) { kernels.dot_rows(w, K, begin, end, K, x, B, bias, out, ldo); });
 }
 
-// out [B, R] = x [B, K] w^T (+ bias)
+// out [B, R] = x [B, K] w^T (+ bias); w of T or, for float, of a half type, which is read as it lies for any B.
 template <class T>
-void multiply(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const T* x, int64_t B, const T* bias,
-              T* out) {
-  if (B <= kFew) return dot(kernels, w, R, K, x, B, bias, out, R);
+void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, int64_t B, const T* bias, T* out) {
+  const int64_t R = w.size(0), K = w.size(1);
+  const at::ScalarType type = w.scalar_type();
+  if (type == at::kBFloat16 || type == at::kHalf) {
+    const auto rows = type == at::kHalf ? kernels.dot_float16_rows : kernels.dot_bfloat16_rows;
+    const auto* at = static_cast<const uint16_t*>(w.const_data_ptr());
+    at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<T[]> scratch(new T[4 * K]);
+      rows(at, K, begin, end, K, x, B, bias, out, R, scratch.get());
+    });
+    return;
+  }
+  const T* at = w.const_data_ptr<T>();
+  if (B <= kFew) return dot(kernels, at, R, K, x, B, bias, out, R);
   at::Tensor to = matrix(out, B, R);
   if (bias)
-    at::addmm_out(to, matrix(bias, 1, R), matrix(x, B, K), matrix(w, R, K).t());
+    at::addmm_out(to, matrix(bias, 1, R), matrix(x, B, K), w.t());
   else
-    at::mm_out(to, matrix(x, B, K), matrix(w, R, K).t());
+    at::mm_out(to, matrix(x, B, K), w.t());
 }
 
 // out [B, K] = d [B, R] w, or += it.

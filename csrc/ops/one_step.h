@@ -32,11 +32,17 @@ struct OneStepResults {
   T *h = nullptr, *c = nullptr, *y = nullptr, *c_all = nullptr, *saved = nullptr;
 };
 
-// t in the type of computation and contiguous.
+// Contiguous; null: zeros. The weights may be of a half type.
 template <class T>
-void one_step(const cpu::Kernels<T>& kernels, const StepTensors& t, int64_t B, Rounding rounding,
+struct OneStepInputs {
+  const T *x = nullptr, *h = nullptr, *c = nullptr, *b_ih = nullptr, *b_hh = nullptr;
+  const at::Tensor &w_ih, &w_hh;
+};
+
+template <class T>
+void one_step(const cpu::Kernels<T>& kernels, const OneStepInputs<T>& in, int64_t B, Rounding rounding,
               const OneStepResults<T>& to) {
-  const int64_t I = t.w_ih.size(1), H = t.w_hh.size(1), GH = t.w_hh.size(0);
+  const int64_t H = in.w_hh.size(1), GH = in.w_hh.size(0);
   const std::unique_ptr<T[]> gates(new T[(2 * GH + H) * B]);
   T *gx = gates.get(), *gh = gx + B * GH, *zeros = gh + B * GH;
   const OneStep one(B);
@@ -44,20 +50,20 @@ void one_step(const cpu::Kernels<T>& kernels, const StepTensors& t, int64_t B, R
   one.set_walk(f, H);
   f.rounding = rounding;
   f.y = to.y, f.c_all = to.c_all, f.saved = to.saved;
-  few_rows::multiply(kernels, data_or_null<T>(t.w_ih), GH, I, data_or_null<T>(t.x), B, data_or_null<T>(t.b_ih), gx);
-  if (t.h.defined()) {
-    few_rows::multiply<T>(kernels, data_or_null<T>(t.w_hh), GH, H, data_or_null<T>(t.h), B, nullptr, gh);
+  few_rows::multiply(kernels, in.w_ih, in.x, B, in.b_ih, gx);
+  if (in.h) {
+    few_rows::multiply<T>(kernels, in.w_hh, in.h, B, nullptr, gh);
   } else {
     std::fill_n(gh, B * GH, T(0));
     std::fill_n(zeros, B * H, T(0));
   }
   f.gx = gx;
-  f.b_hh = data_or_null<T>(t.b_hh);
-  f.h[0] = t.h.defined() ? const_cast<T*>(data_or_null<T>(t.h)) : zeros;
+  f.b_hh = in.b_hh;
+  f.h[0] = in.h ? const_cast<T*>(in.h) : zeros;
   f.h[1] = to.h;
   f.c = to.c;
-  if (to.c && t.c.defined())
-    std::copy_n(data_or_null<T>(t.c), B * H, to.c);
+  if (to.c && in.c)
+    std::copy_n(in.c, B * H, to.c);
   else if (to.c)
     std::fill_n(to.c, B * H, T(0));
   for_places(B, GH, [&](const cpu::Share& share) { kernels.forward_phase[0](f, share, 0, gh); });

@@ -181,7 +181,6 @@ template <class T>
 SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& kept) {
   const int64_t B = layer.batch, H = layer.hidden, extra = layer.extra();
   const auto options = a.x.options().dtype(layer.compute);
-  const DirectionWeights w = direction_weights(a, layer, 0);
   at::Tensor y = at::empty({1, B, H}, options), h_n = at::empty({1, B, H}, options);
   at::Tensor c_n = at::empty({extra, 1, B, H}, options);
   at::Tensor c_all = at::empty({kept.states ? extra : 0, 1, 1, B, H}, options);
@@ -191,9 +190,17 @@ SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& k
   if (extra > 0) to.c = c_n.template mutable_data_ptr<T>();
   if (kept.states) to.c_all = c_all.template mutable_data_ptr<T>();
   if (kept.gates) to.saved = saved.template mutable_data_ptr<T>();
-  const StepTensors t{
-      flat_rows(a.x, layer), computed(a.h0, layer), computed(a.c0, layer), w.w_ih, w.w_hh, w.b_ih, w.b_hh};
-  one_step(*cpu::kernels<T>(layer.cell.index), t, B, layer.rounding(), to);
+  const at::Tensor x = flat_rows(a.x, layer).contiguous(), h0 = computed(a.h0, layer), c0 = computed(a.c0, layer);
+  const at::Tensor w_ih = a.weights[0]->contiguous(), w_hh = a.weights[1]->contiguous();
+  const at::Tensor b_ih = computed(a.weights[2], layer), b_hh = computed(a.weights[3], layer);
+  const OneStepInputs<T> in{data_or_null<T>(x),
+                            data_or_null<T>(h0),
+                            data_or_null<T>(c0),
+                            data_or_null<T>(b_ih),
+                            data_or_null<T>(b_hh),
+                            w_ih,
+                            w_hh};
+  one_step(*cpu::kernels<T>(layer.cell.index), in, B, layer.rounding(), to);
   return {y.to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype), c_all, saved};
 }
 

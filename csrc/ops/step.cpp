@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <type_traits>
+#include <utility>
 
 #include "ops/one_step.h"
 
@@ -41,8 +43,42 @@ void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const
     to.c_all = to.saved + n.c_at();
     to.y = to.saved + n.h_at();
   }
-  one_step(*cpu::kernels<T>(cell.index), t, n.B, Rounding::kNone, to);
+  const OneStepInputs<T> in{data_or_null<T>(t.x),
+                            data_or_null<T>(t.h),
+                            data_or_null<T>(t.c),
+                            data_or_null<T>(t.b_ih),
+                            data_or_null<T>(t.b_hh),
+                            t.w_ih,
+                            t.w_hh};
+  one_step(*cpu::kernels<T>(cell.index), in, n.B, Rounding::kNone, to);
   if (out.y.defined()) std::copy_n(to.h, n.B * n.H, out.y.mutable_data_ptr<T>());
+}
+
+// The same for data of a half type, in inference: all but the weights become float on the way.
+template <class S>
+void forward_half(const CellCounts& cell, const StepTensors& t, const Sizes& n, const StepOutputs& out) {
+  const std::unique_ptr<float[]> buffer(new float[n.B * n.I + 2 * (1 + n.extra) * n.B * n.H + 2 * n.GH]);
+  float* next = buffer.get();
+  const auto take = [&](int64_t count) { return std::exchange(next, next + count); };
+  const auto widened = [&](const at::Tensor& from) -> const float* {
+    if (!from.defined()) return nullptr;
+    return std::transform(from.const_data_ptr<S>(), from.const_data_ptr<S>() + from.numel(), take(from.numel()),
+                          [](S v) { return static_cast<float>(v); }) -
+           from.numel();
+  };
+  const auto narrow = [&](const float* from, const at::Tensor& to) {
+    if (to.defined()) std::copy_n(from, to.numel(), to.mutable_data_ptr<S>());
+  };
+  const OneStepInputs<float> in{widened(t.x),    widened(t.h), widened(t.c), widened(t.b_ih),
+                                widened(t.b_hh), t.w_ih,       t.w_hh};
+  OneStepResults<float> to;
+  to.h = to.y = take(n.B * n.H);
+  if (n.extra > 0) to.c = take(n.B * n.H);
+  const auto rounding = std::is_same_v<S, at::Half> ? Rounding::kFloat16 : Rounding::kBfloat16;
+  one_step(*cpu::kernels<float>(cell.index), in, n.B, rounding, to);
+  narrow(to.h, out.h);
+  narrow(to.h, out.y);
+  narrow(to.c, out.c);
 }
 
 // In the order of StepTensors.
@@ -50,6 +86,13 @@ enum Input { kX, kH, kC, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kInputs };
 
 std::array<const at::Tensor*, kInputs> in_order(const StepTensors& t) {
   return {&t.x, &t.h, &t.c, &t.w_ih, &t.w_hh, &t.b_ih, &t.b_hh};
+}
+
+bool wants_graph(const StepTensors& t) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const at::Tensor* given : in_order(t))
+    if (given->defined() && given->requires_grad()) return true;
+  return false;
 }
 
 using Gradients = std::array<at::Tensor, kInputs>;
@@ -126,10 +169,20 @@ StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch,
   StepOutputs out{output ? empty(*output, t.x) : at::Tensor(), empty(states, t.x),
                   n.extra > 0 ? empty(states, t.x) : at::Tensor()};
   if (kept) *kept = empty(n.kept(), t.x);
-  if (t.x.scalar_type() == at::kDouble)
-    forward<double>(cell, t, n, out, kept ? *kept : at::Tensor());
-  else
-    forward<float>(cell, t, n, out, kept ? *kept : at::Tensor());
+  const at::Tensor keep = kept ? *kept : at::Tensor();
+  switch (t.x.scalar_type()) {
+    case at::kDouble:
+      forward<double>(cell, t, n, out, keep);
+      break;
+    case at::kFloat:
+      forward<float>(cell, t, n, out, keep);
+      break;
+    case at::kHalf:
+      forward_half<at::Half>(cell, t, n, out);
+      break;
+    default:
+      forward_half<at::BFloat16>(cell, t, n, out);
+  }
   return out;
 }
 
@@ -201,7 +254,8 @@ class StepFunction : public torch::autograd::Function<StepFunction> {
 }  // namespace
 
 bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dtype, int64_t B, int64_t H) {
-  if (cell.phases > 1 || cell.states > 2 || (dtype != at::kFloat && dtype != at::kDouble)) return false;
+  if (cell.phases > 1 || cell.states > 2) return false;
+  if ((dtype == at::kHalf || dtype == at::kBFloat16) && wants_graph(t)) return false;
   if (B == 0 || H == 0 || t.w_ih.dim() != 2 || t.w_hh.dim() != 2) return false;
   const int64_t rows = cell.gates * H, I = t.w_ih.size(1);
   if (t.w_ih.size(0) != rows || t.w_hh.size(0) != rows || t.w_hh.size(1) != H) return false;
@@ -217,10 +271,7 @@ bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dty
 
 StepOutputs step(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
                  std::optional<at::IntArrayRef> output) {
-  bool graph = false;
-  if (at::GradMode::is_enabled())
-    for (const at::Tensor* given : in_order(t)) graph = graph || (given->defined() && given->requires_grad());
-  if (!graph) return compute(cell, t, batch, states, output, nullptr);
+  if (!wants_graph(t)) return compute(cell, t, batch, states, output, nullptr);
   const variable_list results = StepFunction::apply(t.x, optional(t.h), optional(t.c), t.w_ih, t.w_hh, optional(t.b_ih),
                                                     optional(t.b_hh), cell, batch, states, output);
   const bool has_c = cell.states > 1;

@@ -8,7 +8,7 @@
 
 namespace seq::ops {
 
-// x of B*I numbers, h and c of B*H, all of one dtype, float32 or float64. May be undefined: h, c (zeros), the biases.
+// x of B*I numbers, h and c of B*H, all of one floating dtype. May be undefined: h, c (zeros), the biases.
 struct StepTensors {
   at::Tensor x, h, c, w_ih, w_hh, b_ih, b_hh;
 };
@@ -17,8 +17,8 @@ struct StepOutputs {
   at::Tensor y, h, c;  // y, a copy of h, where its shape is asked for; c where the cell has one
 };
 
-// Whether `step` can take them, which are on the CPU: dtypes, shapes, layouts, and a cell of one phase and at most two
-// states. x may be undefined yet.
+// Whether `step` can take them, which are on the CPU: dtypes (half types in inference alone), shapes, layouts, and a
+// cell of one phase and at most two states. x may be undefined yet.
 bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dtype, int64_t batch, int64_t hidden);
 
 // Differentiable to any order. Shapes of the results: `states` for h and c, `output` for y.
