@@ -1,6 +1,7 @@
 // One build of the CPU kernels. Included once by each kernels_<isa>.cpp, after
 //   SEQ_ISA          the namespace of the build
 //   SEQ_LANE_BYTES   the width of a vector register
+//   SEQ_LOAD_FLOAT16(p)   that many float16 as float, where there is an instruction for it
 // and after the pragma that lets the compiler use the instruction set. Everything below is in the build's namespace, or
 // is a template over its lane type: nothing of it can be linked into another build.
 #include "cells/list.h"

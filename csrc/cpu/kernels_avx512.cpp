@@ -4,6 +4,8 @@
 #include <utility>
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), apply_to = function)
 #else
@@ -13,6 +15,8 @@
 
 #define SEQ_ISA avx512
 #define SEQ_LANE_BYTES 64
+// maskz: what GCC's plain form leaves undefined it warns of.
+#define SEQ_LOAD_FLOAT16(p) _mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
 #include "cpu/kernels.inl.h"
 
 #if defined(__clang__)

@@ -230,6 +230,9 @@ SEQ_INLINE Lanes<float> to_float16(Lanes<float> x) {
 // kWidth numbers of a half type, exactly.
 template <Rounding kType>
 SEQ_INLINE Lanes<float> from_half(const uint16_t* p) {
+#if defined(SEQ_LOAD_FLOAT16)
+  if constexpr (kType == Rounding::kFloat16) return typename Lanes<float>::Value(SEQ_LOAD_FLOAT16(p));
+#endif
   using Bits = Lanes<float>::Bits;
   typedef uint16_t Halves __attribute__((vector_size(SEQ_LANE_BYTES / 2)));
   Halves halves;
