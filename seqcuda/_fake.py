@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 
 from .cells import CELLS
-from .walk import WEIGHTS_PER_DIRECTION
+from .walk import WEIGHTS_PER_DIRECTION, Factors
 
 
 def register() -> None:
     """Register the fake implementations; the ops must have been loaded."""
     torch.library.register_fake("seqcuda::sequence", _sequence)
     torch.library.register_fake("seqcuda::sequence_backward", _sequence_backward)
+    torch.library.register_fake("seqcuda::mask", _mask)
 
 
 def _sequence(
-    cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, save, engine
-) -> tuple[Tensor, ...]:
+    cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, save, engine,
+    factors=None, detach_every=0,
+) -> tuple[Tensor, ...]:  # fmt: skip
     kind, directions = CELLS[cell], len(reverse)
     hidden, width = weights[1].shape[0] // kind.gates, weights[1].shape[1]
     extra = kind.states - 1
@@ -30,22 +32,26 @@ def _sequence(
         batch = torch.library.get_ctx().new_dynamic_size()
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     kept = x.new_empty((extra if save != "nothing" else 0, directions, *leading, hidden), dtype=compute)
-    saves_gates = save == "all" and kind.saved > 0
+    saved = kind.saved + (kind.states if factors is not None and Factors(*factors).has_keep else 0)
     return (
         x.new_empty((*leading, directions * width)),
         x.new_empty((directions, batch, width)),
         x.new_empty((extra, directions, batch, hidden)),
         kept,
-        x.new_empty((directions if saves_gates else 0, *leading, kind.saved * hidden), dtype=compute),
+        x.new_empty((directions if save == "all" and saved else 0, *leading, saved * hidden), dtype=compute),
     )
 
 
 def _sequence_backward(
     cell, grad_y, grad_h_n, grad_c_n, grad_c_all, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c,
-    y, c_all, saved, reverse, engine, needs, weight_groups=0,
+    y, c_all, saved, reverse, engine, needs, weight_groups=0, factors=None, detach_every=0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     def like(t: Tensor | None, need: bool, *groups: int) -> Tensor:
         return x.new_empty((*groups, *t.shape)) if need and t is not None else x.new_empty(0)
+
+    def decay(i: int) -> Tensor:
+        need = needs[8 + i] and factors is not None
+        return like(factors[i], need) if need else x.new_empty(0)
 
     groups = (weight_groups,) if weight_groups else ()
     of_weights = needs[len(needs) - WEIGHTS_PER_DIRECTION * len(reverse) :]
@@ -55,5 +61,11 @@ def _sequence_backward(
         like(c0, needs[2]),
         like(reset_h, needs[6]),
         like(reset_c, needs[7]),
+        decay(0),
+        decay(1),
         [like(w, need, *groups) for w, need in zip(weights, of_weights, strict=True)],
     )
+
+
+def _mask(seed, stream, steps, rows, units, probability, hit, miss, dtype) -> Tensor:
+    return seed.new_empty((steps, rows, units), dtype=dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import _backend, reference
 from .cells import CELLS
-from .walk import Inputs, Outputs, Walk
+from .walk import Factors, Inputs, Outputs, Walk
 
 
 def sequence(walk: Walk, inputs: Inputs) -> Outputs:
@@ -41,35 +41,43 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
         h_n,
         c_n,
         c_all if walk.return_states else None,
-        _gates(walk, y, saved) if walk.return_gates else None,
+        _gates(walk, inputs, y, saved) if walk.return_gates else None,
     )
 
 
-def _gates(walk: Walk, y: Tensor, saved: Tensor) -> Tensor:
+def _gates(walk: Walk, inputs: Inputs, y: Tensor, saved: Tensor) -> Tensor:
     """The activated gates (D, ..., G*H) from what fast training saves; a cell that saves nothing has h as its gate."""
-    if walk.cell.saved == 0:
+    if saved.shape[0] == 0:
         return torch.stack(y.detach().chunk(walk.directions, dim=-1))
-    hidden = saved.shape[-1] // walk.cell.saved
+    hidden = inputs.weights[1].shape[0] // walk.cell.gates
     return saved[..., : walk.cell.gates * hidden].detach()
 
 
 def _forward_op(walk: Walk, engine: str, inputs: Inputs) -> tuple[Tensor, ...]:
     return torch.ops.seqcuda.sequence.default(
         walk.cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
-        inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, walk.save, engine,
+        inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, walk.save, engine, *_additions(walk, inputs),
     )  # fmt: skip
 
 
-def sequence_with_graph(cell: str, reverse, save: str, engine: str, weights, *tensors: Tensor | None):
+def _additions(walk: Walk, inputs: Inputs) -> tuple:
+    """The last arguments of both ops, which have defaults: left out where there is nothing to say."""
+    given = any(factor is not None for factor in inputs.factors)
+    return (list(inputs.factors) if given else None, walk.detach_every) if given or walk.detach_every else ()
+
+
+def sequence_with_graph(
+    cell: str, reverse, save: str, engine: str, detach_every: int, weights, *tensors: Tensor | None
+):
     """What the op does where gradients are asked of it: csrc/ops/registration.cpp. An exported program, which runs
     with and without gradients, tells it to save nothing."""
-    walk = Walk(CELLS[cell], tuple(reverse), "all" if save == "nothing" else save)
+    walk = Walk(CELLS[cell], tuple(reverse), "all" if save == "nothing" else save, detach_every=detach_every)
     return Sequence.apply(walk, engine, *tensors, *weights)
 
 
 # Where the rows of the batch are: in Inputs.tensors() (lengths have no other dimension, packed rows none of their own),
 # and in the outputs.
-_ROWS_IN = (1, 1, 2, 0, None, 1, 1, 2)
+_ROWS_IN = (1, 1, 2, 0, None, 1, 1, 2, *(1, 2, 1, 1, 2))
 _ROWS_OUT = (1, 1, 2, 3, 2)  # y, h_n, c_n, c_all, saved
 _OUTPUTS = 4  # of them, those that have gradients
 
@@ -159,13 +167,14 @@ class SequenceBackward(torch.autograd.Function):
     def forward(walk: Walk, engine: str, needs: tuple[bool, ...], groups: int, *tensors: Tensor | None):
         grads, (y, c_all, saved), inputs = tensors[:4], tensors[4:7], Inputs.from_tensors(tensors[7:])
         backward = torch.ops.seqcuda.sequence_backward.default
-        grad_x, grad_h0, grad_c0, grad_reset_h, grad_reset_c, grad_weights = backward(
+        grad_x, grad_h0, grad_c0, grad_reset_h, grad_reset_c, grad_decay_h, grad_decay_c, grad_weights = backward(
             walk.cell.name, *grads, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths,
             inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c, y, c_all, saved, walk.reverse,
-            engine, needs, groups,
+            engine, needs, groups, *_additions(walk, inputs),
         )  # fmt: skip
+        factors = Factors(grad_decay_h, grad_decay_c)
         given = Inputs(
-            grad_x, tuple(grad_weights), grad_h0, grad_c0, None, None, None, grad_reset_h, grad_reset_c
+            grad_x, tuple(grad_weights), grad_h0, grad_c0, None, None, None, grad_reset_h, grad_reset_c, factors
         ).tensors()
         return tuple(g if need else None for g, need in zip(given, needs, strict=True))
 
@@ -288,9 +297,9 @@ def step_backward(
     inputs = Inputs(x.reshape(1, B, -1), (w_ih, w_hh, b_ih, b_hh, None), as_h(h), as_c(c))
     need_x, need_h, need_c, *need_weights = needs
     grads = SequenceBackward.apply(
-        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 5, *need_weights, False), 0,
+        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 10, *need_weights, False), 0,
         None, as_h(dh), as_c(dc), None, y, c_all, saved, *inputs.tensors(),
     )  # fmt: skip
     given = (x, h, c, w_ih, w_hh, b_ih, b_hh)
-    grads = (*grads[:3], *grads[8:12])
+    grads = (*grads[:3], *grads[13:17])
     return [None if g is None else g.reshape(t.shape) for g, t in zip(grads, given, strict=True)]

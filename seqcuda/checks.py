@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 
 class InputTypeError(TypeError, AttributeError):
@@ -161,6 +162,25 @@ def as_resets(name: str, resets: Tensor, shape: tuple[int, ...], device: torch.d
     if resets.shape != shape:
         raise RuntimeError(f"{name}: resets must have shape {shape}, got {tuple(resets.shape)}")
     return resets.to(device, non_blocking=device.type != "cpu")
+
+
+def as_decays(name: str, decay, count: int) -> tuple:
+    """`decay` as a tuple of `count`: one for all states, or for a cell with several a tuple of one or None for each."""
+    parts = (decay,) * count
+    if isinstance(decay, (tuple, list)) and not isinstance(decay, PackedSequence):
+        parts = tuple(decay)
+    if len(parts) != count or not all(part is None or isinstance(part, (Tensor, PackedSequence)) for part in parts):
+        wanted = "a Tensor" if count == 1 else f"a Tensor or a tuple of {count}, Tensors or None, for (h, c)"
+        raise TypeError(f"{name}: decay must be {wanted}, got {kind(decay)}")
+    return parts
+
+
+def expanded_decay(name: str, decay: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A decay, expanded to `shape`."""
+    trailing = zip(reversed(decay.shape), reversed(shape), strict=False)
+    if decay.dim() > len(shape) or any(size not in (1, wanted) for size, wanted in trailing):
+        raise RuntimeError(f"{name}: decay must be broadcastable to {shape}, got {tuple(decay.shape)}")
+    return decay.expand(shape)
 
 
 def check_cell_input(name: str, x: Tensor, weight_ih: Tensor) -> None:

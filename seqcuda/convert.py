@@ -12,6 +12,7 @@ from . import modules
 
 TO_SEQCUDA = {getattr(torch.nn, cls.__name__): cls for cls in map(modules.__dict__.get, modules.__all__)}
 TO_TORCH = {ours: theirs for theirs, ours in TO_SEQCUDA.items()}
+_OPTIONS = ("recurrent_dropout", "zoneout", "weight_dropout")  # that change what a layer computes
 
 
 class Conversion(NamedTuple):
@@ -42,7 +43,8 @@ def convert(model: torch.nn.Module, to: str = "seqcuda", *, report: list | None 
     from elsewhere all stay valid, and a model that is itself a recurrent layer is converted like any other.
 
     Only the exact classes are swapped. A subclass, whose code may rely on torch.nn's, a scripted layer, and, on the
-    way to torch.nn, a GRU with reset_after=False, are left; a warning names them where no report is asked for.
+    way to torch.nn, a layer with an option that torch.nn does not have (reset_after=False, zoneout, ...) are left; a
+    warning names them where no report is asked for.
 
     Args:
         model: changed in place. Nothing is changed when an error is raised.
@@ -99,6 +101,9 @@ def _reason_to_leave(layer: torch.nn.Module, classes: dict[type, type]) -> str:
         return f"its class {type(layer).__module__}.{type(layer).__qualname__} is not exactly one of the six"
     if not getattr(layer, "reset_after", True):
         return "torch.nn has no GRU with reset_after=False"
+    for option in _OPTIONS:
+        if getattr(layer, option, 0):
+            return f"torch.nn has no {option}"
     return ""
 
 
@@ -108,7 +113,7 @@ def _swap(layer: torch.nn.Module, cls: type) -> None:
         members = {k: v for k, v in vars(old).items() if k not in ("__dict__", "__weakref__")}
         cls = type(old.__name__, (cls,), members)
     layer.__dict__.pop("_flat_weights", None)
-    for ours in ("reset_after", "save"):
+    for ours in ("reset_after", "save", *_OPTIONS):
         layer.__dict__.pop(ours, None)
     layer.__class__ = cls
     if isinstance(layer, torch.nn.RNNBase):

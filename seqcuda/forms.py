@@ -57,6 +57,16 @@ class Padded:
         resets = checks.as_resets(self.name, resets, shape, self.x.device)
         return resets.transpose(0, 1) if self.batch_first else resets
 
+    def decay_in(self, decay, width: int) -> Tensor:
+        """A `decay` of a state as ``(T, B, width)``, B in the order of the rows of x."""
+        if self.batch_first:
+            return checks.expanded_decay(self.name, decay, (self.batch, self.steps, width)).transpose(0, 1)
+        return checks.expanded_decay(self.name, decay, (self.steps, self.batch, width))
+
+    def rows_in(self, t: Tensor, dim: int) -> Tensor:
+        """Any tensor whose dimension `dim` is B, in the order of the rows of x."""
+        return t
+
     def output(self, y: Tensor) -> Tensor:
         return y.transpose(0, 1) if self.batch_first else y
 
@@ -94,6 +104,9 @@ class Unbatched(Padded):
 
     def resets_in(self, resets) -> Tensor:
         return checks.as_resets(self.name, resets, (self.steps,), self.x.device).unsqueeze(1)
+
+    def decay_in(self, decay, width: int) -> Tensor:
+        return checks.expanded_decay(self.name, decay, (self.steps, width)).unsqueeze(1)
 
     def output(self, y: Tensor) -> Tensor:
         return y.squeeze(1)
@@ -136,6 +149,13 @@ class Jagged(Padded):
         rows = len(self._rows[0])
         return self._padded(checks.as_resets(self.name, resets.values(), (rows,), self.x.device))
 
+    def decay_in(self, decay, width: int) -> Tensor:
+        if not decay.is_nested:
+            return super().decay_in(decay, width)
+        if decay.layout != torch.jagged or decay.shape[:2] != self.input.shape[:2]:
+            raise RuntimeError(f"{self.name}: decay must be nested by the offsets of the input, their lengths differ")
+        return self._padded(checks.expanded_decay(self.name, decay.values(), (len(self._rows[0]), width)))
+
     def output(self, y: Tensor) -> Tensor:
         lengths = {"min_seqlen": self.input._get_min_seqlen(), "max_seqlen": self.steps}
         return torch.nested.nested_tensor_from_jagged(y[self._rows], self.input.offsets(), **lengths)
@@ -162,8 +182,7 @@ class Packed:
         return (layers, self.batch, width)
 
     def state_in(self, state: Tensor) -> Tensor:
-        order = self.input.sorted_indices
-        return state if order is None else state.index_select(1, order)
+        return self.rows_in(state, 1)
 
     def state_out(self, state: Tensor) -> Tensor:
         order = self.input.unsorted_indices
@@ -177,6 +196,17 @@ class Packed:
         resets = checks.as_resets(self.name, resets, (self.steps, self.batch), self.x.device)
         order = self.input.sorted_indices
         return (resets if order is None else resets.index_select(1, order))[self._rows]
+
+    def decay_in(self, decay, width: int) -> Tensor:
+        if isinstance(decay, PackedSequence):
+            if not torch.equal(decay.batch_sizes, self.batch_sizes):
+                raise RuntimeError(f"{self.name}: decay must be packed as the input is, their batch_sizes differ")
+            return self.pad(checks.expanded_decay(self.name, decay.data, (len(self.x), width)))
+        return self.rows_in(checks.expanded_decay(self.name, decay, (self.steps, self.batch, width)), 1)
+
+    def rows_in(self, t: Tensor, dim: int) -> Tensor:
+        order = self.input.sorted_indices
+        return t if order is None else t.index_select(dim, order)
 
     def output(self, y: Tensor) -> PackedSequence:
         return PackedSequence(y, self.batch_sizes, self.input.sorted_indices, self.input.unsorted_indices)

@@ -11,7 +11,6 @@ Arguments of the sequence layers:
   for zeros.
 - weights: a flat list in the order of ``torch.nn.LSTM``: for each layer, for each direction ``weight_ih``,
   ``weight_hh``, with biases ``bias_ih``, ``bias_hh``, with a projection ``weight_hr``.
-- num_layers, bidirectional, dropout, training, batch_first: as in torch.nn.
 - lengths: ``(B,)`` integers, a tensor on any device or a list, in any order, 0 allowed: row b ends after
   ``lengths[b]`` steps. The output is 0 past the end, h_n is the state at the end, the reverse direction starts
   there. Values on the CPU are checked; on other devices they are clamped to [0, T], as checking would wait for the
@@ -21,8 +20,13 @@ Arguments of the sequence layers:
   t, the state that enters step t is `reset_state`, in every direction; in the reverse direction what enters step t
   comes from t + 1, so that there a reset at t cuts between t + 1 and t. Ignored past the end of a row.
 - reset_state: as hx, or broadcastable to it; None for zeros. It can be learned.
+- decay: as hx's states multiplied by it at step t, `reset_state` included: broadcastable to ``(T, B, P)``, see
+  ``seqcuda.LSTM.forward``. Differentiable.
+- num_layers, bidirectional, dropout, training, batch_first: as in torch.nn.
 - return_states: True adds a third result, `RNNStates`; "gates" the activated gates as well.
 - save: what training keeps from the forward for the backward: "all", or "states", which computes the gates again.
+- recurrent_dropout, zoneout, weight_dropout: as in the constructor of seqcuda.LSTM.
+- detach_every: k cuts the gradient of the state after every k steps; 0: nowhere.
 
 Results of the sequence layers: the output ``(T, B, D*P)``, in the form of the input, and h_n, or (h_n, c_n), as hx.
 """
@@ -49,14 +53,15 @@ def rnn(
     lengths: Tensor | list[int] | None = None,
     resets: Tensor | PackedSequence | None = None,
     reset_state: Tensor | None = None,
+    decay: Tensor | PackedSequence | None = None,
     **options,
 ):
     """Elman RNN, `nonlinearity` "tanh" or "relu": output, h_n[, RNNStates]. Arguments: see the module.
 
-    `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
+    `options`: those from num_layers on in the list of the module.
     """
     cell = CELLS[rnn_cell_name("RNN", nonlinearity)]
-    return layers.run(Stack.of(cell, "RNN", options), input, hx, weights, lengths, resets, reset_state)
+    return layers.run(Stack.of(cell, "RNN", options), input, hx, weights, lengths, resets, reset_state, decay)
 
 
 def lstm(
@@ -67,13 +72,14 @@ def lstm(
     lengths: Tensor | list[int] | None = None,
     resets: Tensor | PackedSequence | None = None,
     reset_state: tuple[Tensor, Tensor] | None = None,
+    decay: Tensor | PackedSequence | tuple[Tensor | PackedSequence | None, ...] | None = None,
     **options,
 ):
     """LSTM: output, (h_n, c_n)[, RNNStates]. Arguments: see the module.
 
-    `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
+    `options`: those from num_layers on in the list of the module.
     """
-    return layers.run(Stack.of(CELLS["lstm"], "LSTM", options), input, hx, weights, lengths, resets, reset_state)
+    return layers.run(Stack.of(CELLS["lstm"], "LSTM", options), input, hx, weights, lengths, resets, reset_state, decay)
 
 
 def gru(
@@ -85,15 +91,16 @@ def gru(
     lengths: Tensor | list[int] | None = None,
     resets: Tensor | PackedSequence | None = None,
     reset_state: Tensor | None = None,
+    decay: Tensor | PackedSequence | None = None,
     **options,
 ):
     """GRU: output, h_n[, RNNStates]. Arguments: see the module.
 
     `reset_after`: the reset gate multiplies the recurrent product, as in torch.nn; False: the state before it.
-    `options`: num_layers, bidirectional, dropout, training, batch_first, return_states, save.
+    `options`: those from num_layers on in the list of the module.
     """
     cell = CELLS[gru_cell_name(reset_after)]
-    return layers.run(Stack.of(cell, "GRU", options), input, hx, weights, lengths, resets, reset_state)
+    return layers.run(Stack.of(cell, "GRU", options), input, hx, weights, lengths, resets, reset_state, decay)
 
 
 def rnn_cell(

@@ -17,7 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _backend, autograd, checks
 from .cells import Cell
+from .factors import Room, compute_dtype, decays_in, with_weight_dropout
 from .forms import Form, form_of
+from .masks import new_seed
 from .walk import Inputs, Outputs, Walk
 
 SAVE = ("all", "states")
@@ -55,6 +57,10 @@ class Stack:
     batch_first: bool = False
     return_states: bool | str = False
     save: str = "all"
+    recurrent_dropout: float = 0.0
+    zoneout: float | tuple[float, float] = 0.0
+    weight_dropout: float = 0.0
+    detach_every: int = 0
 
     @staticmethod
     def of(cell: Cell, name: str, options: dict) -> Stack:
@@ -68,20 +74,48 @@ class Stack:
     def __post_init__(self):
         if not isinstance(self.num_layers, int) or self.num_layers < 1:
             raise ValueError(f"{self.name}: num_layers must be a positive int, got {self.num_layers!r}")
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout <= 1:
-            raise ValueError(f"{self.name}: dropout must be a number from 0 to 1, got {self.dropout!r}")
+        for option in ("dropout", "recurrent_dropout", "weight_dropout"):
+            self._check_probability(option, getattr(self, option))
+        if isinstance(self.zoneout, (tuple, list)):
+            if self.cell.states == 1 or len(self.zoneout) != 2:
+                wanted = "a number" if self.cell.states == 1 else "a number or a pair (of h, of c)"
+                raise ValueError(f"{self.name}: zoneout must be {wanted}, got {self.zoneout!r}")
+        for z in self.zones:
+            self._check_probability("zoneout", z)
+        if not isinstance(self.detach_every, int) or self.detach_every < 0:
+            raise ValueError(f"{self.name}: detach_every must be an int, 0 or more, got {self.detach_every!r}")
         if self.return_states not in (False, True, "gates"):
             raise ValueError(f'{self.name}: return_states must be False, True or "gates", got {self.return_states!r}')
         if self.save not in SAVE:
             raise ValueError(f'{self.name}: save must be "all" or "states", got {self.save!r}')
 
+    def _check_probability(self, option: str, p) -> None:
+        if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+            raise ValueError(f"{self.name}: {option} must be a number from 0 to 1, got {p!r}")
+
     @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    @property
+    def zones(self) -> tuple[float, float]:
+        """The probabilities of zoneout of h and of c."""
+        return tuple(self.zoneout) if isinstance(self.zoneout, (tuple, list)) else (self.zoneout, self.zoneout)
+
+    @property
+    def draws_masks(self) -> bool:
+        return self.training and any((self.recurrent_dropout, self.weight_dropout, *self.zones))
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but the cells changes the states."""
+        return not any(self.zones) and not self.draws_masks
+
     def walk(self) -> Walk:
         reverse = (False, True) if self.bidirectional else (False,)
-        return Walk(self.cell, reverse, self.save, bool(self.return_states), self.return_states == "gates")
+        return Walk(
+            self.cell, reverse, self.save, bool(self.return_states), self.return_states == "gates", self.detach_every
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +166,7 @@ def run(
     lengths: Tensor | list[int] | None = None,
     resets: Tensor | PackedSequence | None = None,
     reset_state: Tensor | tuple[Tensor, ...] | None = None,
+    decay: Tensor | PackedSequence | tuple[Tensor | PackedSequence | None, ...] | None = None,
 ):
     """A stack over sequences: ``output, h_n or (h_n, c_n)[, RNNStates]``. Arguments: seqcuda/functional.py."""
     name, cell = stack.name, stack.cell
@@ -161,22 +196,34 @@ def run(
         reset = checks.as_states(name, "reset_state", reset_state, cell.states)
         _check_states_alike(name, "reset_state", reset, form.x, amp)
         reset = tuple(form.state_in(s) for s in checks.expanded(name, reset, shapes))
+    if decay is not None:
+        decay = checks.as_decays(name, decay, cell.states)
+        for i, part in enumerate(decay):
+            if part is not None:
+                data = part.data if isinstance(part, PackedSequence) else part
+                checks.check_alike(name, f"decay[{i}]" if len(decay) > 1 else "decay", data, form.x, amp is not None)
 
     x = form.x
     if amp is not None:
         x, weights = x.to(amp), weights.to(amp)
         start, reset = (None if s is None else tuple(t.to(amp) for t in s) for s in (start, reset))
     with contextlib.nullcontext() if amp is None else _no_autocast(x):
-        return _walk_layers(stack, form, x, start, weights, resets, reset)
+        compute = compute_dtype(x.dtype)
+        decays = (None, None) if decay is None else decays_in(form, decay, widths, stack.directions, compute)
+        seed = new_seed(x.device) if stack.draws_masks else None
+        room = Room(form, widths, stack.directions, compute, decays, stack.recurrent_dropout, stack.zones, seed)
+        return _walk_layers(stack, form, x, start, weights, resets, reset, room)
 
 
-def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, resets, reset):
+def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, resets, reset, room: Room):
     walk, D, L = stack.walk(), stack.directions, stack.num_layers
     finals, steps = [], []
     for layer, layer_weights in enumerate(weights.per_layer):
         h0, c0 = _of_layer(start, layer, D, L)
         reset_h, reset_c = _of_layer(reset, layer, D, L)
-        inputs = Inputs(x, layer_weights, h0, c0, form.lengths, form.batch_sizes, resets, reset_h, reset_c)
+        given = with_weight_dropout(layer_weights, layer, stack.weight_dropout, room.seed)
+        factors = room.factors(layer)
+        inputs = Inputs(x, given, h0, c0, form.lengths, form.batch_sizes, resets, reset_h, reset_c, factors)
         out = autograd.sequence(walk, inputs)
         finals.append((out.h_n, *_members(out.c_n)))
         if stack.return_states:

@@ -46,8 +46,8 @@ def export(
 
     Raises:
         RuntimeError: the extension is not built, so that there is no op to translate.
-        ValueError: a layer does what no ONNX operator does: a projection, resets, packed data, or the states of all
-            steps beside h.
+        ValueError: a layer does what no ONNX operator does: a projection, resets, a decay, zoneout, packed data, or the
+            states of all steps beside h.
     """
     if _backend.compiled is None:
         raise RuntimeError(f"seqcuda.onnx: {_backend.why_not_compiled}")
@@ -72,6 +72,7 @@ def _check(node: torch.fx.Node) -> None:
         "a projection (proj_size)": weights[WEIGHTS_PER_DIRECTION - 1] is not None,
         "packed data; use lengths=": batch_sizes is not None,
         "resets": resets is not None,
+        "a decay, recurrent dropout or zoneout": len(node.args) > 13 and node.args[13] is not None,
         "the states of all steps (return_states), of which only h is an output": not used <= {0, 1, 2},
     }
     for what, given in refused.items():
@@ -79,7 +80,10 @@ def _check(node: torch.fx.Node) -> None:
             raise ValueError(f"seqcuda.onnx: ONNX has no operator for {what}")
 
 
-def _translate(cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, save, engine):
+def _translate(
+    cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, save, engine, factors=None,
+    detach_every=0,
+):  # fmt: skip
     """The op `seqcuda::sequence` in ONNX; the arguments are seqcuda/walk.py's, the tensors symbolic."""
     from onnxscript import INT32, ir
     from onnxscript import opset18 as op

@@ -28,12 +28,14 @@ def prepare(model: torch.nn.Module) -> torch.nn.Module:
         `model`.
 
     Raises:
-        ValueError: a layer has dropout, whose mask the sampler would not know.
+        ValueError: a layer has dropout or zoneout, whose masks the sampler would not know.
     """
     found = {name: module for name, module in model.named_modules() if type(module) in _LAYERS}
     for name, layer in found.items():
-        if layer.dropout and layer.num_layers > 1:
-            raise ValueError(f"seqcuda.opacus: {name or 'the model'} must have dropout=0, got {layer.dropout}")
+        for option in ("dropout", "recurrent_dropout", "zoneout", "weight_dropout"):
+            value = getattr(layer, option)
+            if value and (option != "dropout" or layer.num_layers > 1):
+                raise ValueError(f"seqcuda.opacus: {name or 'the model'} must have {option}=0, got {value}")
     for layer in found.values():
         layer.register_forward_hook(_remember, with_kwargs=True)
     return model

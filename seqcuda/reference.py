@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .walk import WEIGHTS_PER_DIRECTION, Inputs, Outputs, Walk, packed_alive, packed_rows
+from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk, packed_alive, packed_rows
 
 
 def sequence(walk: Walk, inputs: Inputs) -> Outputs:
@@ -46,7 +46,7 @@ def _pad(inputs: Inputs) -> tuple[Inputs, tuple[Tensor, Tensor]]:
     lengths = packed_alive(inputs.batch_sizes).sum(0).to(inputs.x.device)
     resets = None if inputs.resets is None else pad(inputs.resets)
     tensors = (pad(inputs.x), inputs.h0, inputs.c0, lengths, None, resets, inputs.reset_h, inputs.reset_c)
-    return Inputs.from_tensors((*tensors, *inputs.weights)), (t, b)
+    return Inputs.from_tensors((*tensors, *inputs.factors, *inputs.weights)), (t, b)
 
 
 def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
@@ -60,8 +60,16 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
     T, B = x.shape[:2]
     H = w_hh.shape[0] // cell.gates
 
+    factors = Factors(*(None if f is None else f.select(-2, d).to(compute) for f in inputs.factors))
+
+    def of_states(h: Tensor | None, c: Tensor | None, t: int) -> tuple[Tensor | None, ...]:
+        """A factor of every state at step t."""
+        return None if h is None else h[t], *([None] * (cell.states - 1) if c is None else c[:, t])
+
     def recurrent(operand: Tensor, first: int = 0, last: int = cell.gates) -> Tensor:
         rows = slice(first * H, last * H)
+        if factors.drop is not None:
+            operand = factors.drop[t] * operand
         return F.linear(operand, w_hh[rows], None if b_hh is None else b_hh[rows])
 
     def start(h: Tensor | None, c: Tensor | None) -> tuple[Tensor, ...]:
@@ -75,13 +83,19 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
     gx = F.linear(x.to(compute), w_ih, b_ih)
     y, extra, gates = [None] * T, [None] * T, [None] * T
     for t in reversed(range(T)) if reverse else range(T):
-        alive = None if inputs.lengths is None else inputs.lengths > t
+        alive, entered = None if inputs.lengths is None else inputs.lengths > t, state
+        if walk.detach_every and (t + reverse) % walk.detach_every == 0:
+            entered = _detached(entered, t, T, inputs.lengths, reverse)
         if reset_state is not None:
-            resets = inputs.resets[t] if alive is None else inputs.resets[t] & alive
-            state = _where(resets, reset_state, state)
-        new, gates[t] = cell.step(gx[t], recurrent, state)
+            entered = _where(inputs.resets[t], reset_state, entered)
+        decays = of_states(factors.decay_h, factors.decay_c, t)
+        entered = tuple(s if f is None else f * s for s, f in zip(entered, decays, strict=True))
+        new, gates[t] = cell.step(gx[t], recurrent, entered)
         h = new[0] if w_hr is None else F.linear(new[0], w_hr)
-        new = (_rounded(h, dtype), *new[1:])
+        keeps = of_states(factors.keep_h, factors.keep_c, t)
+        new = (n if k is None else k * s + (1 - k) * n for s, n, k in zip(entered, (h, *new[1:]), keeps, strict=True))
+        h, *c = new
+        new = (_rounded(h, dtype), *c)
         if alive is None:
             state, y[t] = new, new[0]
         else:
@@ -104,6 +118,15 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
 def _where(rows: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Row by row: new where `rows (B,)` is true, else old."""
     return tuple(torch.where(rows[:, None], a, b) for a, b in zip(new, old, strict=True))
+
+
+def _detached(state: tuple[Tensor, ...], t: int, T: int, lengths: Tensor | None, reverse: bool) -> tuple[Tensor, ...]:
+    """The state that enters step t, without a graph where it comes from another step."""
+    before = t + 1 if reverse else t - 1
+    if not 0 <= before < T:
+        return state
+    detached = tuple(s.detach() for s in state)
+    return detached if lengths is None else _where(lengths > before, detached, state)
 
 
 def _rounded(h: Tensor, dtype: torch.dtype) -> Tensor:

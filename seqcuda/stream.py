@@ -51,7 +51,9 @@ class Stream:
         if x.shape != self._input_shape:
             raise RuntimeError(f"{self._name}: input must have shape {self._input_shape}, got {tuple(x.shape)}")
         stack, weights, x = self._stack, self._flat_weights, x.unsqueeze(0)
-        result = _backend.quick_call(stack.cell.name, x, self._state, weights, stack.num_layers)
+        result = None
+        if stack.plain:
+            result = _backend.quick_call(stack.cell.name, x, self._state, weights, stack.num_layers)
         y, self._state = result or layers.run(stack, x, self._state, weights)
         return y.squeeze(0)
 

@@ -29,6 +29,8 @@ class Walk(NamedTuple):
             computed again in the backward) or "all" (fast: the activated gates are kept).
         return_states: the states beside h of all steps are wanted as a result.
         return_gates: the activated gates of all steps are wanted as a result.
+        detach_every: the gradient of the state ends between steps ``j * detach_every - 1`` and ``j * detach_every``,
+            in every direction; 0: nowhere.
     """
 
     cell: Cell
@@ -36,10 +38,37 @@ class Walk(NamedTuple):
     save: str = "all"
     return_states: bool = False
     return_gates: bool = False
+    detach_every: int = 0
 
     @property
     def directions(self) -> int:
         return len(self.reverse)
+
+
+class Factors(NamedTuple):
+    """What happens to the state s = h, c on its way through step t, besides the cell; nothing where None::
+
+        s' = decay (is reset ? the reset state : s of the step before)   enters the step
+        drop h'                                                          stands for h' in the products with weight_hh
+        s = keep s' + (1 - keep) new                                     leaves it; new is what the cell gives for s'
+
+    In the type of computation: float32 for float16 and bfloat16 data. Where a factor is the same for all steps or rows
+    it may be expanded, without memory of its own. The decays are differentiable.
+
+    Attributes:
+        decay_h, drop, keep_h: ``(T, B, D, P)``, B in the order of h0 also for packed data.
+        decay_c, keep_c: ``(S-1, T, B, D, H)``.
+    """
+
+    decay_h: Tensor | None = None
+    decay_c: Tensor | None = None
+    drop: Tensor | None = None
+    keep_h: Tensor | None = None
+    keep_c: Tensor | None = None
+
+    @property
+    def has_keep(self) -> bool:
+        return self.keep_h is not None or self.keep_c is not None
 
 
 class Inputs(NamedTuple):
@@ -59,6 +88,7 @@ class Inputs(NamedTuple):
             rows of x.
         reset_h: ``(D, B, P)`` or None for zeros.
         reset_c: ``(S-1, D, B, H)`` or None for zeros.
+        factors: see `Factors`.
     """
 
     x: Tensor
@@ -70,18 +100,21 @@ class Inputs(NamedTuple):
     resets: Tensor | None = None
     reset_h: Tensor | None = None
     reset_c: Tensor | None = None
+    factors: Factors = Factors()
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """All tensors in a fixed order, weights last."""
         return (
             self.x, self.h0, self.c0, self.lengths, self.batch_sizes,
-            self.resets, self.reset_h, self.reset_c, *self.weights,
+            self.resets, self.reset_h, self.reset_c, *self.factors, *self.weights,
         )  # fmt: skip
 
     @staticmethod
     def from_tensors(tensors: tuple[Tensor | None, ...]) -> Inputs:
-        x, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, *weights = tensors
-        return Inputs(x, tuple(weights), h0, c0, lengths, batch_sizes, resets, reset_h, reset_c)
+        x, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, *rest = tensors
+        n = len(Factors._fields)
+        factors, weights = Factors(*rest[:n]), tuple(rest[n:])
+        return Inputs(x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, factors)
 
 
 class Outputs(NamedTuple):

@@ -223,7 +223,7 @@ def test_the_backward_op_checks_what_it_is_given(changed):
     with pytest.raises(RuntimeError, match=changed):
         torch.ops.seqcuda.sequence_backward(
             "lstm", given["grad_y"], None, given["grad_c_n"], None, inputs.x, inputs.weights, *states,
-            given["y"], given["c_all"], given["saved"], (False,), "auto", (True,) * 13,
+            given["y"], given["c_all"], given["saved"], (False,), "auto", (True,) * 18,
         )  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def test_the_bare_op_is_differentiable_and_its_backward_refuses(save):
     backward = torch.ops.seqcuda.sequence_backward
     grads = (torch.ones_like(y), None, None, None)
     with pytest.raises(NotImplementedError, match="seqcuda.functional"):
-        backward("lstm", *grads, *arguments[1:-1], y, c_all, saved, (False,), "auto", (True,) * 13)
+        backward("lstm", *grads, *arguments[1:-1], y, c_all, saved, (False,), "auto", (True,) * 18)
 
 
 def test_forward_mode_and_vmap_give_right_numbers():

@@ -12,7 +12,7 @@ import seqcuda
 from seqcuda import autograd
 from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact, assert_within_rule
-from seqcuda.walk import Inputs, Walk
+from seqcuda.walk import Factors, Inputs, Walk
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,12 @@ class Problem:
     initial: bool = True  # initial and reset states are given
     save: str = "all"
     return_states: bool = True
+    factors: tuple[str, ...] = ()  # of "decay", "drop", "keep" (fractions), "mask" (zeros and ones)
+    detach_every: int = 0
     seed: int = 0
 
     def walk(self) -> Walk:
-        return Walk(CELLS[self.cell], self.reverse, self.save, self.return_states)
+        return Walk(CELLS[self.cell], self.reverse, self.save, self.return_states, detach_every=self.detach_every)
 
     def inputs(self, dtype: torch.dtype = torch.float64) -> Inputs:
         generator = torch.Generator().manual_seed(self.seed)
@@ -68,7 +70,25 @@ class Problem:
 
         h0, c0 = states() if self.initial else (None, None)
         reset_h, reset_c = states() if self.initial and self.resets else (None, None)
-        return Inputs(x, tuple(weights), h0, c0, lengths, batch_sizes, resets, reset_h, reset_c)
+
+        def factor(name: str, of_c: bool) -> Tensor | None:
+            if name not in self.factors or (of_c and cell.states == 1):
+                return None
+            leading = (cell.states - 1, T, B, D, H) if of_c else (T, B, D, width)
+            compute = torch.float64 if dtype == torch.float64 else torch.float32
+            values = torch.rand(leading, generator=generator).to(torch.bfloat16).to(compute)
+            return values.round() if name == "mask" else values
+
+        drop = factor("drop", False)
+        if drop is not None:  # the same at all steps
+            drop = drop[:1].expand(drop.shape)
+        keep = "mask" if "mask" in self.factors else "keep"
+        factors = Factors(factor("decay", False), factor("decay", True), drop, factor(keep, False), factor(keep, True))
+        return Inputs(x, tuple(weights), h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, factors)
+
+    def additions(self, inputs: Inputs) -> tuple:
+        """The last arguments of the bare ops."""
+        return (inputs.factors if self.factors else None, self.detach_every)
 
 
 def results(problem: Problem, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
@@ -83,15 +103,20 @@ def results(problem: Problem, tensors: tuple[Tensor | None, ...]) -> tuple[Tenso
 
 
 def differentiable(tensors: tuple[Tensor | None, ...]) -> list[int]:
-    return [i for i, t in enumerate(tensors) if t is not None and t.is_floating_point()]
+    return [i for i, t in enumerate(tensors) if t is not None and t.is_floating_point() and i not in MASKS]
+
+
+FACTORS, MASKS = range(8, 13), range(10, 13)  # in Inputs.tensors(); masks have no gradients
 
 
 def tensors_for(problem: Problem, dtype: torch.dtype) -> list[Tensor | None]:
     """The inputs at a dtype: the same numbers at every dtype."""
     tensors = list(problem.inputs(torch.float64).tensors())
-    for i in differentiable(tensors):
-        source = tensors[i].to(torch.float16 if dtype == torch.float16 else torch.bfloat16)
-        tensors[i] = source.to(dtype)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    for i, t in enumerate(tensors):
+        if t is not None and t.is_floating_point():
+            source = t.to(torch.float16 if dtype == torch.float16 else torch.bfloat16)
+            tensors[i] = source.to(compute if i in FACTORS else dtype)
     return tensors
 
 
@@ -122,16 +147,17 @@ def op_outputs_and_gradients(problem: Problem, dtype: torch.dtype, ops, device: 
     inputs = Inputs.from_tensors(tuple(tensors))
     states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
     walk = (problem.cell, inputs.x, inputs.weights, *states)
-    y, h_n, c_n, c_all, saved = ops.sequence(*walk, problem.reverse, problem.save, "auto")
+    additions = problem.additions(inputs)
+    y, h_n, c_n, c_all, saved = ops.sequence(*walk, problem.reverse, problem.save, "auto", *additions)
     outputs = [y, h_n, c_n, *([c_all] if problem.return_states else [])]
     weights = [w.to(o) for w, o in zip(weightings(problem, outputs), outputs, strict=True)]
     needs = [i in differentiable(tensors) for i in range(len(tensors))]
     grads = (*weights, *([] if problem.return_states else [None]))
     *of_inputs, of_weights = ops.sequence_backward(
-        problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, "auto", needs
+        problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, "auto", needs, 0, *additions
     )
-    x, h0, c0, reset_h, reset_c = of_inputs
-    gradients = (x, h0, c0, None, None, None, reset_h, reset_c, *of_weights)
+    x, h0, c0, *others = of_inputs
+    gradients = (x, h0, c0, None, None, None, *others, None, None, None, *of_weights)
     return [t.cpu() for t in (*outputs, *(g for g, need in zip(gradients, needs, strict=True) if need))]
 
 
@@ -144,12 +170,12 @@ def gradients_of_weights(problem: Problem, ops, groups: int, rows: slice = slice
     y, _, _, c_all, saved = ops.sequence(problem.cell, *walk, problem.reverse, problem.save, "auto")
     grad_y = torch.zeros_like(y)
     grad_y[..., rows, :] = 1
-    needs = [False] * 8 + [w is not None for w in inputs.weights]
+    needs = [False] * 13 + [w is not None for w in inputs.weights]
     grads = (grad_y, None, None, None)
     gradients = ops.sequence_backward(
         problem.cell, *grads, *walk, y, c_all, saved, problem.reverse, "auto", needs, groups
     )[-1]
-    return [g.cpu() for g, need in zip(gradients, needs[8:], strict=True) if need]
+    return [g.cpu() for g, need in zip(gradients, needs[13:], strict=True) if need]
 
 
 def assert_groups_add_up(problem: Problem, ops, device: str = "cpu") -> None:
@@ -202,5 +228,7 @@ def problems(draw) -> Problem:
         bias=draw(st.booleans()),
         initial=draw(st.booleans()),
         save=draw(st.sampled_from(["all", "states"])),
+        factors=draw(st.sampled_from([(), (), ("decay",), ("drop", "mask"), ("decay", "drop", "keep")])),
+        detach_every=draw(st.sampled_from([0, 0, 1, 3])),
         seed=draw(st.integers(0, 99)),
     )

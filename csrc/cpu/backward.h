@@ -3,8 +3,8 @@
 // A step, for one thread: the cell's backward on its units (gradients of the gates stored once, in a buffer of their
 // own), a barrier, then dh += dgh * W_hh on the same units by the product microkernel. The gradients of the state
 // between steps, dh and dc, lie by place in two small buffers; a row joins at its last step and is left at its first.
-// A reset moves what has come to its step over to the gradient of the reset state. dW and dx are the caller's: one
-// matrix product each over many steps.
+// A decay and a reset are between them: `pass_back`. dW and dx are the caller's: one matrix product each over many
+// steps.
 #pragma once
 
 #include "cpu/rows.h"
@@ -20,37 +20,66 @@ struct BackwardWalk {
   static constexpr int64_t kBlock = kUnitVectors * kWidth;
   static constexpr int kTile = tile_rows(kUnitVectors);
 
-  // Where the state that entered walk step k of a row lies: the previous step, the initial state or the reset state.
+  // Where the state that entered walk step k of a row came from: the previous step, the initial or the reset state.
   struct Entering {
+    int64_t t, place, batch;
     const T *h = nullptr, *c = nullptr;  // null: zeros
     int64_t c_plane = 0;
+    bool reset = false, detached = false;
   };
   static SEQ_INLINE Entering entering(const Walk<T>& w, int64_t k, int64_t t, int64_t place) {
     const int64_t batch = w.plan->batch_row(place), H = w.hidden, P = w.width;
-    if (w.is_reset(t, place))
-      return {w.reset_h ? w.reset_h + batch * P : nullptr, w.reset_c ? w.reset_c + batch * H : nullptr, w.state_plane};
-    if (w.enters(k, place))
-      return {w.h0 ? w.h0 + batch * P : nullptr, w.c0 ? w.c0 + batch * H : nullptr, w.state_plane};
-    const int64_t before = w.plan->row(w.step(k - 1), place);
-    return {w.y + before * w.y_stride, w.c_all ? w.c_all + before * H : nullptr, w.c_all_plane};
+    Entering from{t, place, batch};
+    from.reset = w.is_reset(t, place);
+    if (from.reset || w.enters(k, place)) {
+      const T *h = from.reset ? w.reset_h : w.h0, *c = from.reset ? w.reset_c : w.c0;
+      from.h = h ? h + batch * P : nullptr, from.c = c ? c + batch * H : nullptr, from.c_plane = w.state_plane;
+    } else {
+      const int64_t before = w.plan->row(w.step(k - 1), place);
+      from.h = w.y + before * w.y_stride, from.c = w.c_all ? w.c_all + before * H : nullptr;
+      from.c_plane = w.c_all_plane;
+      from.detached = w.detaches(t);
+    }
+    return from;
   }
+  static SEQ_INLINE const T* c_of(const Entering& from, int e) { return from.c ? from.c + e * from.c_plane : nullptr; }
 
   static SEQ_INLINE void load_entering(const Walk<T>& w, const Entering& from, int64_t u, int64_t n, L* s) {
     s[0] = from.h && w.width == w.hidden ? L::load(from.h + u, n) : L(T(0));
 #pragma GCC unroll 8
-    for (int e = 0; e < kExtra; ++e) s[1 + e] = state_or_zero(from.c ? from.c + e * from.c_plane : nullptr, u, n);
+    for (int e = 0; e < kExtra; ++e) s[1 + e] = state_or_zero(c_of(from, e), u, n);
+    if (w.has_factors) {
+      s[0] = times(w.factors.decay_h.of(from.t, from.batch), u, n, s[0]);
+      for (int e = 0; e < kExtra; ++e) s[1 + e] = times(w.factors.decay_c.of(from.t, from.batch, e), u, n, s[1 + e]);
+    }
+  }
+
+  // Takes `part` of a gradient, the share of a `keep`, out of it.
+  static SEQ_INLINE L take_part(const T* part, int64_t u, int64_t n, L& gradient) {
+    if (!part) return L(T(0));
+    const L taken = L::load(part + u, n) * gradient;
+    gradient = gradient - taken;
+    return taken;
+  }
+
+  // The gradient of a state that entered, on its way to `state`, where it came from. Pointers to its units, or null.
+  static SEQ_INLINE L pass_back(const Entering& from, const T* state, const T* decay, T* ddecay, T* dreset, int64_t u,
+                                int64_t n, L gradient) {
+    if (ddecay) (gradient * state_or_zero(state, u, n)).store(ddecay + u, n);
+    gradient = times(decay, u, n, gradient);
+    if (from.reset && dreset) (L::load(dreset + u, n) + gradient).store(dreset + u, n);
+    return from.reset || from.detached ? L(T(0)) : gradient;
   }
 
   // The cell's backward, phase kPhase, on n units from u on of one row.
   template <int kPhase>
-  static SEQ_INLINE void cell(const Backward<T>& b, int64_t t, const Entering& from, int64_t place, int64_t u,
-                              int64_t n, L d_operand) {
-    const int64_t H = b.hidden, B = b.plan->batch, data = b.plan->row(t, place);
-    const bool projected = b.width != H;
+  static SEQ_INLINE void cell(const Backward<T>& b, const Entering& from, int64_t u, int64_t n, L d_operand) {
+    const int64_t t = from.t, place = from.place, H = b.hidden, B = b.plan->batch, data = b.plan->row(t, place);
+    const bool projected = b.width != H, keep = b.has_keep();
     L saved[Traits::kSaved > 0 ? Traits::kSaved : 1], s[Traits::kStates], s_new[Traits::kStates], ds[Traits::kStates];
-    L dgx[kGates], dgh[kGates];
+    L dgx[kGates], dgh[kGates], passed[Traits::kStates] = {};
+    const T* kept = b.saved + b.saved_row(t, place) * b.saved_width + u;
     if constexpr (Traits::kSaved > 0) {
-      const T* kept = b.saved + b.saved_row(t, place) * Traits::kSaved * H + u;
 #pragma GCC unroll 8
       for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H, n);
     }
@@ -70,6 +99,15 @@ struct BackwardWalk {
       if (kPhase == kLastPhase && b.dc_all)
         ds[1 + e] = ds[1 + e] + L::load(b.dc_all + e * b.c_all_plane + data * H + u, n);
     }
+    if (keep) {
+      for (int j = 0; j < Traits::kStates; ++j) s_new[j] = L::load(kept + (Traits::kSaved + j) * H, n);
+      if (kPhase == kLastPhase) {
+        passed[0] = take_part(projected ? nullptr : b.factors.keep_h.of(t, from.batch), u, n, ds[0]);
+        for (int e = 0; e < kExtra; ++e)
+          passed[1 + e] = take_part(b.factors.keep_c.of(t, from.batch, e), u, n, ds[1 + e]);
+      }
+    }
+    if (kPhase != kLastPhase && b.has_factors) d_operand = times(b.factors.drop.of(t, from.batch), u, n, d_operand);
     T* gx = b.dgx + (b.plan->start[t] + place - b.first) * kGates * H + u;
     T* gh = b.dgh + (b.plan->start[t] + place - b.first) * kGates * H + u;
 #pragma GCC unroll 8
@@ -85,34 +123,34 @@ struct BackwardWalk {
       dgx[g].store(gx + g * H, n);
       if (!Traits::kSameGrads) dgh[g].store(gh + g * H, n);
     }
+    if (keep && kPhase == kLastPhase) {
+      for (int j = 0; j < Traits::kStates; ++j) ds[j] = ds[j] + passed[j];
+    }
     if (!projected) ds[0].store(dh, n);
 #pragma GCC unroll 8
-    for (int e = 0; e < kExtra; ++e) ds[1 + e].store(b.dc + (e * B + place) * H + u, n);
-  }
-
-  // dh += product, on n units of h; what a reset cuts off goes to the reset state.
-  static SEQ_INLINE void carry_h(const Backward<T>& b, bool reset, int64_t place, int64_t u, int64_t n, L product) {
-    T* dh = b.dh + place * b.width + u;
-    L sum = L::load(dh, n) + product;
-    if (reset) {
-      if (b.dreset_h) {
-        T* to = b.dreset_h + b.plan->batch_row(place) * b.width + u;
-        (L::load(to, n) + sum).store(to, n);
-      }
-      sum = L(T(0));
-    }
-    sum.store(dh, n);
-  }
-
-  // The states beside h of the units of blocks [first, last), width `block`, of a row that was reset at this step.
-  static void cut_c(const Backward<T>& b, int64_t place, int64_t first, int64_t last, int64_t block) {
     for (int e = 0; e < kExtra; ++e) {
-      T* dc = b.dc + (e * b.plan->batch + place) * b.hidden;
-      T* to = b.dreset_c ? b.dreset_c + e * b.state_plane + b.plan->batch_row(place) * b.hidden : nullptr;
-      for (int64_t u = first * block; u < last * block && u < b.hidden; ++u) {
-        if (to) to[u] += dc[u];
-        dc[u] = T(0);
+      if (kPhase == 0 && b.between()) {
+        T* dreset = b.dreset_c ? b.dreset_c + e * b.state_plane + from.batch * H : nullptr;
+        ds[1 + e] = pass_back(from, c_of(from, e), b.factors.decay_c.of(t, from.batch, e),
+                              b.ddecay_c.of(t, from.batch, e), dreset, u, n, ds[1 + e]);
       }
+      ds[1 + e].store(b.dc + (e * B + place) * H + u, n);
+    }
+  }
+
+  // dh += product, on n units of h: with it the gradient of the h that entered is whole, and goes where that came from.
+  static SEQ_INLINE void carry_h(const Backward<T>& b, int64_t k, int64_t t, int64_t place, int64_t u, int64_t n,
+                                 L product) {
+    T* dh = b.dh + place * b.width + u;
+    if (b.between()) {
+      const Entering from = entering(b, k, t, place);
+      T* dreset = b.dreset_h ? b.dreset_h + from.batch * b.width : nullptr;
+      product = times(b.factors.drop.of(t, from.batch), u, n, product);
+      pass_back(from, from.h, b.factors.decay_h.of(t, from.batch), b.ddecay_h.of(t, from.batch), dreset, u, n,
+                L::load(dh, n) + product)
+          .store(dh, n);
+    } else {
+      (L::load(dh, n) + product).store(dh, n);
     }
   }
 
@@ -143,9 +181,11 @@ struct BackwardWalk {
       T* dh = b.dh + i * b.width;
       T* out = b.dh_out + (b.plan->start[t] + i - b.first) * b.width;
       const T* dy = b.dy ? b.dy + b.plan->row(t, i) * b.dy_stride : nullptr;
+      const T* keep = b.factors.keep_h.of(t, b.plan->batch_row(i));
       for (int64_t u = share.first(blocks) * kBlock; u < share.last(blocks) * kBlock && u < b.width; ++u) {
         out[u] = dh[u] + (dy ? dy[u] : T(0));
-        dh[u] = T(0);
+        dh[u] = keep ? keep[u] * out[u] : T(0);
+        out[u] -= dh[u];
       }
     }
   }
@@ -161,13 +201,13 @@ struct BackwardWalk {
         share.meet();
         multiply(panels.projection, b.width, b.dh_out + dense * b.width, b.width, H, share, rows,
                  [&](int64_t i, int64_t u, int64_t n, L product)
-                     __attribute__((always_inline)) { cell<kPhase>(b, t, entering(b, k, t, i), i, u, n, product); });
+                     __attribute__((always_inline)) { cell<kPhase>(b, entering(b, k, t, i), u, n, product); });
       } else {
         const int64_t blocks = blocks_of(H, kBlock);
         for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
           const Entering from = entering(b, k, t, i);
           for (int64_t u = share.first(blocks) * kBlock; u < share.last(blocks) * kBlock && u < H; u += kWidth)
-            cell<kPhase>(b, t, from, i, u, H - u, L(T(0)));
+            cell<kPhase>(b, from, u, H - u, L(T(0)));
         }
       }
     } else {
@@ -175,7 +215,7 @@ struct BackwardWalk {
       multiply(panels.phase[kNext], Traits::phase_gates(kNext) * H,
                b.dgh + dense * kGates * H + Traits::phase_begin(kNext) * H, kGates * H, H, share, rows,
                [&](int64_t i, int64_t u, int64_t n, L product)
-                   __attribute__((always_inline)) { cell<kPhase>(b, t, entering(b, k, t, i), i, u, n, product); });
+                   __attribute__((always_inline)) { cell<kPhase>(b, entering(b, k, t, i), u, n, product); });
     }
     share.meet();
     if constexpr (kPhase > 0) phases<kPhase - 1>(b, panels, share, k, rows);
@@ -188,13 +228,8 @@ struct BackwardWalk {
       const int64_t dense = b.plan->start[t] + share.row_begin - b.first;
       multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, b.dgh + dense * kGates * b.hidden, kGates * b.hidden,
                b.width, share, rows, [&](int64_t i, int64_t u, int64_t n, L product) __attribute__((always_inline)) {
-                 carry_h(b, b.is_reset(t, i), i, u, n, product);
+                 carry_h(b, k, t, i, u, n, product);
                });
-      if (b.resets && kExtra > 0) {
-        const int64_t blocks = blocks_of(b.hidden, kBlock);
-        for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i)
-          if (b.is_reset(t, i)) cut_c(b, i, share.first(blocks), share.last(blocks), kBlock);
-      }
     }
     // The buffers of gradients are the next walk step's only after every thread has read them.
     share.meet();
@@ -208,7 +243,7 @@ struct BackwardWalk {
       const Entering from = entering(b, k, t, i);
       for (int64_t j = share.first(blocks); j < share.last(blocks); ++j) {
         const int64_t u = j * kWidth, n = H - u;
-        cell<kPhase>(b, t, from, i, u, n, d_operand ? L::load(d_operand + i * H + u, n) : L(T(0)));
+        cell<kPhase>(b, from, u, n, d_operand ? L::load(d_operand + i * H + u, n) : L(T(0)));
       }
     }
   }
@@ -220,13 +255,10 @@ struct BackwardWalk {
   static void stepwise_carry(const Backward<T>& b, const Share& share, int64_t k, const T* product) {
     const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t), blocks = blocks_of(b.width, kWidth);
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
-      const bool reset = b.is_reset(t, i);
       for (int64_t j = share.first(blocks); j < share.last(blocks); ++j) {
         const int64_t u = j * kWidth, n = b.width - u;
-        carry_h(b, reset, i, u, n, L::load(product + i * b.width + u, n));
+        carry_h(b, k, t, i, u, n, L::load(product + i * b.width + u, n));
       }
-      const int64_t unit_blocks = blocks_of(b.hidden, kWidth);
-      if (reset) cut_c(b, i, share.first(unit_blocks), share.last(unit_blocks), kWidth);
     }
   }
 
@@ -238,7 +270,7 @@ struct BackwardWalk {
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
       const Entering from = entering(f, k, t, i);
       const int64_t dense = f.plan->start[t] + i - f.gx_first;
-      T* kept = f.saved + f.saved_row(t, i) * Traits::kSaved * H;
+      T* kept = f.saved + f.saved_row(t, i) * f.saved_width;
       for (int64_t u = 0; u < H; u += kWidth) {
         const int64_t n = H - u;
         L gates_x[kGates], gates_h[kGates], s[Traits::kStates], s_new[Traits::kStates];
@@ -257,8 +289,12 @@ struct BackwardWalk {
         Traits::template forward<kPhase>(gates_x, gates_h, s, s_new, saved);
 #pragma GCC unroll 8
         for (int j = 0; j < Traits::kSaved; ++j) saved[j].store(kept + j * H + u, n);
-        if constexpr (kPhase < kLastPhase)
-          Cell::template operand<kPhase + 1>(saved, s).store(operand + dense * H + u, n);
+        if constexpr (kPhase < kLastPhase) {
+          const L next = Cell::template operand<kPhase + 1>(saved, s);
+          times(f.factors.drop.of(t, from.batch), u, n, next).store(operand + dense * H + u, n);
+        } else if (f.has_keep()) {
+          for (int j = 0; j < Traits::kStates; ++j) s_new[j].store(kept + (Traits::kSaved + j) * H + u, n);
+        }
       }
     }
   }
@@ -269,17 +305,19 @@ struct BackwardWalk {
     const int64_t t = b.step(k), H = b.hidden, rows = rows_alive(*b.plan, share, t);
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
       const Entering from = entering(b, k, t, i);
-      const T* kept = b.saved + b.saved_row(t, i) * Traits::kSaved * H;
+      const T* kept = b.saved + b.saved_row(t, i) * b.saved_width;
       for (int64_t u = 0; u < H; u += kWidth) {
         const int64_t n = H - u;
         L s[Traits::kStates], saved[Traits::kSaved];
         for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H + u, n);
         load_entering(b, from, u, n, s);
-        Cell::template operand<kPhase>(saved, s).store(out + (b.plan->start[t] + i - b.first) * H + u, n);
+        const L operand = Cell::template operand<kPhase>(saved, s);
+        times(b.factors.drop.of(t, from.batch), u, n, operand).store(out + (b.plan->start[t] + i - b.first) * H + u, n);
       }
     }
   }
 
+  // What the product of the first phase read.
   static void gather_entering(const Walk<T>& w, const Share& share, int64_t k, int64_t first, T* out) {
     const int64_t t = w.step(k), rows = rows_alive(*w.plan, share, t);
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
@@ -289,6 +327,12 @@ struct BackwardWalk {
         __builtin_memcpy(to, from.h, sizeof(T) * w.width);
       else
         __builtin_memset(to, 0, sizeof(T) * w.width);
+      if (!w.has_factors) continue;
+      const T *decay = w.factors.decay_h.of(t, from.batch), *drop = w.factors.drop.of(t, from.batch);
+      for (int64_t u = 0; u < w.width; u += kWidth) {
+        const int64_t n = w.width - u;
+        times(drop, u, n, times(decay, u, n, L::load(to + u, n))).store(to + u, n);
+      }
     }
   }
 
@@ -297,12 +341,14 @@ struct BackwardWalk {
     const int64_t t = b.step(k), H = b.hidden, rows = rows_alive(*b.plan, share, t);
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
       const int64_t data = b.plan->row(t, i);
-      const T* kept = b.saved + b.saved_row(t, i) * Traits::kSaved * H;
+      const T* kept = b.saved + b.saved_row(t, i) * b.saved_width;
       for (int64_t u = 0; u < H; u += kWidth) {
         const int64_t n = H - u;
         L s_new[Traits::kStates], saved[Traits::kSaved];
         for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H + u, n);
-        for (int e = 0; e < kExtra; ++e) s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * H + u, n);
+        for (int e = 0; e < kExtra; ++e)
+          s_new[1 + e] = L::load(
+              b.has_keep() ? kept + (Traits::kSaved + 1 + e) * H + u : b.c_all + e * b.c_all_plane + data * H + u, n);
         Cell::output(saved, s_new).store(out + (b.plan->start[t] + i - b.first) * H + u, n);
       }
     }

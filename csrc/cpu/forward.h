@@ -4,7 +4,7 @@
 // block in registers, then in a tile of L1), the cell on the tile, states and outputs stored. The panel of a block is
 // read from L1 or L2 once per tile; h of the step lies in L1 for all blocks. h is double-buffered by the parity of the
 // walk step, so that one barrier per phase is enough. h[k+1] receives the state that *enters* the next step: where that
-// step is a reset, the reset state.
+// step is a reset, the reset state, and decayed.
 #pragma once
 
 #include "cpu/rows.h"
@@ -32,30 +32,44 @@ struct ForwardWalk {
 
   // What one step means for one row: where its data lie.
   struct Row {
-    int64_t place, data, batch;
+    int64_t k, t, place, data, batch;
+    int64_t t_next;  // -1: the row does not go on; known where something happens between steps
     bool reset, reset_next;
   };
-  static SEQ_INLINE Row row_at(const Forward<T>& f, int64_t t, int64_t t_next, int64_t place) {
-    Row row{place, f.plan->row(t, place), f.plan->batch_row(place), false, false};
-    if (f.resets) {
-      row.reset = f.resets[row.data];
-      row.reset_next = t_next >= 0 && place < f.plan->alive[t_next] && f.resets[f.plan->row(t_next, place)];
+  static SEQ_INLINE Row row_at(const Forward<T>& f, int64_t k, int64_t t, int64_t t_next, int64_t place) {
+    Row row{k, t, place, f.plan->row(t, place), f.plan->batch_row(place), -1, false, false};
+    if (f.resets || f.has_factors) {
+      if (t_next >= 0 && place < f.plan->alive[t_next]) row.t_next = t_next;
+      row.reset = f.is_reset(t, place);
+      row.reset_next = row.t_next >= 0 && f.is_reset(t_next, place);
     }
     return row;
   }
 
-  static SEQ_INLINE void store_h(const Forward<T>& f, const Row& row, T* next, int64_t u, int64_t n, L h) {
+  // keep s' + (1 - keep) new
+  static SEQ_INLINE L mixed(const T* keep, int64_t u, int64_t n, L entered, L fresh) {
+    if (!keep) return fresh;
+    const L k = L::load(keep + u, n);
+    return k * entered + (L(T(1)) - k) * fresh;
+  }
+
+  static SEQ_INLINE void store_h(const Forward<T>& f, const Row& row, int64_t u, int64_t n, L h) {
+    const int64_t at = row.place * f.width + u, next = (row.k + 1) % 2;
+    if (f.has_factors) h = mixed(f.factors.keep_h.of(row.t, row.batch), u, n, L::load(f.h[row.k % 2] + at, n), h);
     h = rounded(h, f.rounding);
     h.store(f.y + row.data * f.y_stride + u, n);
-    const int64_t at = row.place * f.width + u;
     if (row.reset_next) h = state_or_zero(f.reset_h, row.batch * f.width + u, n);
-    h.store(next + at, n);
+    if (f.has_factors && row.t_next >= 0) {
+      h = times(f.factors.decay_h.of(row.t_next, row.batch), u, n, h);
+      if (f.factors.drop) times(f.factors.drop.of(row.t_next, row.batch), u, n, h).store(f.dropped[next] + at, n);
+    }
+    h.store(f.h[next] + at, n);
   }
 
   // The cell, phase kPhase, on n <= kWidth units from u on of one row. gh: the product, gate_stride apart.
   template <int kPhase>
-  static SEQ_INLINE void cell(const Forward<T>& f, const Row& row, int64_t dense, int64_t saved_row, const T* h_enter,
-                              T* next, int64_t u, int64_t n, const T* gh_at, int64_t gate_stride, int64_t gh_n) {
+  static SEQ_INLINE void cell(const Forward<T>& f, const Row& row, int64_t dense, int64_t saved_row, int64_t u,
+                              int64_t n, const T* gh_at, int64_t gate_stride, int64_t gh_n) {
     constexpr int kBegin = Traits::phase_begin(kPhase), kEnd = Traits::phase_begin(kPhase + 1);
     constexpr bool kLast = kPhase == Traits::phases() - 1;
     const int64_t H = f.hidden;
@@ -68,17 +82,18 @@ struct ForwardWalk {
       gh[g] = L::load(gh_at + (g - kBegin) * gate_stride, gh_n);
       if (f.b_hh) gh[g] = gh[g] + L::load(f.b_hh + g * H + u, n);
     }
-    T* kept = f.saved ? f.saved + saved_row * Traits::kSaved * H + u : nullptr;
+    T* kept = f.saved ? f.saved + saved_row * f.saved_width + u : nullptr;
     if constexpr (Traits::phases() > 1) {
 #pragma GCC unroll 8
       for (int j = 0; j < Traits::kSaved; ++j) saved[j] = kPhase > 0 ? L::load(kept + j * H, n) : L(T(0));
     }
     // A projected h is not of the width of the units; cells that project do not read it.
-    s[0] = Traits::projects() && f.width != H ? L(T(0)) : L::load(h_enter + row.place * f.width + u, n);
+    s[0] = Traits::projects() && f.width != H ? L(T(0)) : L::load(f.h[row.k % 2] + row.place * f.width + u, n);
 #pragma GCC unroll 8
     for (int e = 0; e < kExtra; ++e) {
       s[1 + e] = row.reset ? state_or_zero(f.reset_c, e * f.state_plane + row.batch * H + u, n)
                            : L::load(f.c + (e * f.plan->batch + row.place) * H + u, n);
+      if (f.has_factors) s[1 + e] = times(f.factors.decay_c.of(row.t, row.batch, e), u, n, s[1 + e]);
     }
 
     Traits::template forward<kPhase>(gx, gh, s, s_new, saved);
@@ -88,8 +103,15 @@ struct ForwardWalk {
       for (int j = 0; j < Traits::kSaved; ++j) saved[j].store(kept + j * H, n);
     }
     if constexpr (!kLast) {
-      Cell::template operand<kPhase + 1>(saved, s).store(f.operand + row.place * H + u, n);
+      L operand = Cell::template operand<kPhase + 1>(saved, s);
+      if (f.has_factors) operand = times(f.factors.drop.of(row.t, row.batch), u, n, operand);
+      operand.store(f.operand + row.place * H + u, n);
     } else {
+      if (f.has_keep()) {
+        for (int j = 0; j < Traits::kStates && kept; ++j) s_new[j].store(kept + (Traits::kSaved + j) * H, n);
+        for (int e = 0; e < kExtra; ++e)
+          s_new[1 + e] = mixed(f.factors.keep_c.of(row.t, row.batch, e), u, n, s[1 + e], s_new[1 + e]);
+      }
 #pragma GCC unroll 8
       for (int e = 0; e < kExtra; ++e) {
         s_new[1 + e].store(f.c + (e * f.plan->batch + row.place) * H + u, n);
@@ -98,7 +120,7 @@ struct ForwardWalk {
       if (f.width != H)
         s_new[0].store(f.operand + row.place * H + u, n);
       else
-        store_h(f, row, next, u, n, s_new[0]);
+        store_h(f, row, u, n, s_new[0]);
     }
   }
 
@@ -108,8 +130,7 @@ struct ForwardWalk {
     constexpr int kTile = tile_rows(kVectors);
     const int64_t K = kPhase == 0 ? f.width : f.hidden, blocks = blocks_of(f.hidden, kBlock);
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
-    const T* from = kPhase == 0 ? f.h[k % 2] : f.operand;
-    T* next = f.h[(k + 1) % 2];
+    const T* from = kPhase > 0 ? f.operand : f.factors.drop ? f.dropped[k % 2] : f.h[k % 2];
     // Where one tile does not hold all rows, kDepth lines of the panel lie in L1 while a group of tiles passes by.
     constexpr int64_t kLine = kVectors * kWidth, kDepth = (24 << 10) / (kLine * sizeof(T)), kGroup = 8 * kTile;
     constexpr int64_t kOfOneTile = tile_size<T>(kVectors);
@@ -130,13 +151,13 @@ struct ForwardWalk {
         }
         for (int64_t p = 0; p < done; ++p)
           for (int64_t i = 0; i < count; ++i) {
-            const Row row = row_at(f, t, t_next, first + i);
+            const Row row = row_at(f, k, t, t_next, first + i);
             const int64_t dense = f.plan->start[t] + first + i, saved_row = f.saved_row(t, first + i);
             for (int j = 0; j < kUnitVectors; ++j) {
               const int64_t u = (b + p) * kBlock + j * kWidth, n = f.hidden - u;
               if (n <= 0) break;
-              cell<kPhase>(f, row, dense, saved_row, f.h[k % 2], next, u, n,
-                           tile + ((p * count + i) * kVectors + j) * kWidth, kBlock, kWidth);
+              cell<kPhase>(f, row, dense, saved_row, u, n, tile + ((p * count + i) * kVectors + j) * kWidth, kBlock,
+                           kWidth);
             }
           }
       }
@@ -155,11 +176,11 @@ struct ForwardWalk {
         product<T, kVectors>(count, panels.projection + b * f.hidden * kProjectionBlock, 1, f.hidden,
                              f.operand + i * f.hidden, f.hidden, tile);
         for (int r = 0; r < count; ++r) {
-          const Row row = row_at(f, t, t_next, i + r);
+          const Row row = row_at(f, k, t, t_next, i + r);
           for (int j = 0; j < kVectors; ++j) {
             const int64_t u = b * kProjectionBlock + j * kWidth, n = f.width - u;
             if (n <= 0) break;
-            store_h(f, row, f.h[(k + 1) % 2], u, n, L::load(tile + (r * kVectors + j) * kWidth));
+            store_h(f, row, u, n, L::load(tile + (r * kVectors + j) * kWidth));
           }
         }
       }
@@ -191,12 +212,12 @@ struct ForwardWalk {
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1, H = f.hidden;
     const int64_t rows = rows_alive(*f.plan, share, t), blocks = blocks_of(H, kWidth);
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
-      const Row row = row_at(f, t, t_next, i);
+      const Row row = row_at(f, k, t, t_next, i);
       const int64_t dense = f.plan->start[t] + i, saved_row = f.saved_row(t, i);
       const T* product = gh + i * Traits::phase_gates(kPhase) * H;
       for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
         const int64_t u = b * kWidth, n = H - u;
-        cell<kPhase>(f, row, dense, saved_row, f.h[k % 2], f.h[(k + 1) % 2], u, n, product + u, H, n);
+        cell<kPhase>(f, row, dense, saved_row, u, n, product + u, H, n);
       }
     }
   }
@@ -205,10 +226,10 @@ struct ForwardWalk {
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
     const int64_t rows = rows_alive(*f.plan, share, t), blocks = blocks_of(f.width, kWidth);
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
-      const Row row = row_at(f, t, t_next, i);
+      const Row row = row_at(f, k, t, t_next, i);
       for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
         const int64_t u = b * kWidth, n = f.width - u;
-        store_h(f, row, f.h[(k + 1) % 2], u, n, L::load(h + i * f.width + u, n));
+        store_h(f, row, u, n, L::load(h + i * f.width + u, n));
       }
     }
   }

@@ -14,4 +14,10 @@ SEQ_INLINE Lanes<T> state_or_zero(const T* states, int64_t offset, int64_t n) {
   return states ? Lanes<T>::load(states + offset, n) : Lanes<T>(T(0));
 }
 
+// x times what lies at `factor`, if anything does.
+template <class T>
+SEQ_INLINE Lanes<T> times(const T* factor, int64_t u, int64_t n, Lanes<T> x) {
+  return factor ? Lanes<T>::load(factor + u, n) * x : x;
+}
+
 }  // namespace seq::SEQ_ISA

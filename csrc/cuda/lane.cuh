@@ -60,6 +60,11 @@ template <class S>
 __device__ inline Lane<Compute<S>> load(const void* from, int64_t i) {
   return Lane<Compute<S>>(widen(static_cast<const S*>(from)[i]));
 }
+// What a number is after it has been stored as S.
+template <class S>
+__device__ inline Lane<Compute<S>> stored(Lane<Compute<S>> lane) {
+  return Lane<Compute<S>>(widen(narrow<S>(lane.v)));
+}
 template <class S>
 __device__ inline Lane<Compute<S>> load_or_zero(const void* from, int64_t i) {
   return from ? load<S>(from, i) : Lane<Compute<S>>(0);

@@ -32,14 +32,19 @@ struct Walk {
   const void *h0 = nullptr, *reset_h = nullptr;  // S [B, P]; null: zeros
   const void *c0 = nullptr, *reset_c = nullptr;  // S [S-1][B, H], planes state_plane apart; null: zeros
   int64_t state_plane = 0;
+  Factors<Factor<const void>> factors;  // T
+  bool has_factors = false, reverse = false;
+  int64_t detach_every = 0;
   void* y = nullptr;  // S
   int64_t y_stride = 0;
   void* c_all = nullptr;  // T, or null: not kept
   int64_t c_all_plane = 0;
+  int64_t saved_width = 0;
 };
 
 struct Forward : Walk {
   void* h = nullptr;        // S [B, P]: the state that enters the next step, in the end the final state
+  void* dropped = nullptr;  // S [B, P]: the same times `drop`, where there is one
   void* c = nullptr;        // T [S-1][B, H], planes state_plane apart: the same
   void* operand = nullptr;  // S [B, H]: what the next phase's product reads, and h before its projection
 };
@@ -48,7 +53,7 @@ struct ForwardStep {
   Step now, next;            // next in the order of the walk
   const void* gx = nullptr;  // T [rows of now, G, H], without bias
   const void* gh = nullptr;  // T [rows of now, gates of the phase, H], without bias; for `project` h, [rows of now, P]
-  void* saved = nullptr;     // T [rows of now, kSaved, H]; null: not kept
+  void* saved = nullptr;     // T [rows of now, saved_width]; null: not kept
 };
 
 struct Backward : Walk {
@@ -58,11 +63,12 @@ struct Backward : Walk {
   void* dh = nullptr;                             // T [B, P]: the gradient of the state between steps
   void* dc = nullptr;                             // T [S-1][B, H], planes state_plane apart
   void *dreset_h = nullptr, *dreset_c = nullptr;  // T, like dh and dc, or null
+  Factor<void> ddecay_h, ddecay_c;                // T
 };
 
 struct BackwardStep {
   Step now, before, after;              // before and after in the order of the forward walk
-  const void* saved = nullptr;          // T [rows of now, kSaved, H]
+  const void* saved = nullptr;          // T [rows of now, saved_width]
   const void* d_operand = nullptr;      // T [rows of now, H]: the gradient of the next phase's operand or, in the last
                                         // phase, of an h before its projection
   const void* product = nullptr;        // T [rows of after, P]: what the gates of `after` give to dh; null: nothing
@@ -89,7 +95,7 @@ inline StepTable make_step_table(const Plan& plan, int64_t t0, int64_t t1, bool 
 // What the backward needs of many steps again. Rows are those of the table, out's first is the table's first.
 struct Rows {
   const void *gx = nullptr, *gh = nullptr;  // T [rows, G, H], [rows, gates of the phase, H]
-  void* saved = nullptr;                    // T [rows, kSaved, H]
+  void* saved = nullptr;                    // T [rows, saved_width]
   void* out = nullptr;                      // S [rows, width of what is asked for]
 };
 

@@ -7,19 +7,27 @@ namespace seq::cuda {
 
 namespace {
 
-// Where a reset cuts before step `next`, the reset state takes the place of h and of the states beside it.
+// Of h and the states beside it makes what enters step `next`: the reset state where a reset cuts, and decayed.
 template <class Cell, class S>
 __device__ void enter_h(const Forward& f, const Step& next, int64_t b, int64_t u) {
-  if (is_reset(f, next, b)) store<S>(f.h, b * f.width + u, load_or_zero<S>(f.reset_h, b * f.width + u));
+  using T = Compute<S>;
+  const int64_t at = b * f.width + u;
+  const bool reset = is_reset(f, next, b);
+  if (!reset && !(f.has_factors && takes_part(f, next, b))) return;
+  const Lane<T> h = reset ? load_or_zero<S>(f.reset_h, at) : load<S>(f.h, at);
+  store<S>(f.h, at, times<T>(f.factors.decay_h, next.t, b, u, h));
+  if (f.dropped) store<S>(f.dropped, at, times<T>(f.factors.drop, next.t, b, u, load<S>(f.h, at)));
 }
 template <class Cell, class S>
 __device__ void enter_c(const Forward& f, const Step& next, int64_t b, int64_t u) {
   using W = Stepwise<Cell, S>;
-  if (W::kExtra > 0 && is_reset(f, next, b)) {
-    for (int e = 0; e < W::kExtra; ++e) {
-      const int64_t at = W::at_state(f, e, b, u);
-      store<Compute<S>>(f.c, at, load_or_zero<S>(f.reset_c, at));
-    }
+  using T = Compute<S>;
+  const bool reset = is_reset(f, next, b);
+  if (!reset && !(f.has_factors && takes_part(f, next, b))) return;
+  for (int e = 0; e < W::kExtra; ++e) {
+    const int64_t at = W::at_state(f, e, b, u);
+    const Lane<T> c = reset ? load_or_zero<S>(f.reset_c, at) : load<T>(f.c, at);
+    store<T>(f.c, at, times<T>(f.factors.decay_c, next.t, b, u, c, e));
   }
 }
 
@@ -56,17 +64,24 @@ __global__ void __launch_bounds__(kThreads) forward(Forward f, ForwardStep s) {
   if (takes_part(f, s.now, b)) {
     L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates], saved[W::kSavedOrOne];
     W::template load_gates<kPhase>(f, s.gx, s.gh, b, u, gx, gh);
-    if constexpr (kPhase > 0) W::load_saved(s.saved, b, H, u, saved);
+    if constexpr (kPhase > 0) W::load_saved(f, s.saved, b, u, saved);
     state[0] = projected ? L(0) : load<S>(f.h, b * H + u);
 #pragma unroll
     for (int e = 0; e < W::kExtra; ++e) state[1 + e] = load<T>(f.c, W::at_state(f, e, b, u));
 
     Traits::template forward<kPhase>(gx, gh, state, state_new, saved);
 
-    if (s.saved) W::store_saved(s.saved, b, H, u, saved);
+    if (s.saved) W::store_saved(f, s.saved, b, u, saved);
     if constexpr (!kLast) {
-      store<S>(f.operand, b * H + u, Cell::template operand<kPhase + 1>(saved, state));
+      const L operand = Cell::template operand<kPhase + 1>(saved, state);
+      store<S>(f.operand, b * H + u, times<T>(f.factors.drop, s.now.t, b, u, operand));
     } else {
+      if (W::has_keep(f)) {
+        if (s.saved) W::store_new(f, s.saved, b, u, state_new);
+        if (!projected) state_new[0] = mixed<T>(f.factors.keep_h, s.now.t, b, u, state[0], state_new[0]);
+        for (int e = 0; e < W::kExtra; ++e)
+          state_new[1 + e] = mixed<T>(f.factors.keep_c, s.now.t, b, u, state[1 + e], state_new[1 + e], e);
+      }
 #pragma unroll
       for (int e = 0; e < W::kExtra; ++e) {
         store<T>(f.c, W::at_state(f, e, b, u), state_new[1 + e]);
@@ -81,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) forward(Forward f, ForwardStep s) {
     }
   } else if (kLast && b < s.now.alive) {
     const L zeros[W::kSavedOrOne] = {};
-    if (s.saved) W::store_saved(s.saved, b, H, u, zeros);
+    if (s.saved) W::store_saved(f, s.saved, b, u, zeros);
     if (f.c_all)
       for (int e = 0; e < W::kExtra; ++e) store<T>(f.c_all, e * f.c_all_plane + row * H + u, L(0));
     if (projected)
@@ -97,36 +112,62 @@ __global__ void __launch_bounds__(kThreads) forward(Forward f, ForwardStep s) {
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) project(Forward f, ForwardStep s) {
-  using L = Lane<Compute<S>>;
+  using T = Compute<S>;
+  using L = Lane<T>;
   const int64_t b = this_row(), u = this_unit(), P = f.width, row = s.now.first + b;
   if (u >= P || b >= rows_of(s.now, s.next)) return;
   if (b < s.now.alive) {
     const bool part = takes_part(f, s.now, b);
-    const L h = part ? load<Compute<S>>(s.gh, b * P + u) : L(0);
+    L h = part ? load<T>(s.gh, b * P + u) : L(0);
+    if (part && f.factors.keep_h) h = mixed<T>(f.factors.keep_h, s.now.t, b, u, load<S>(f.h, b * P + u), h);
     if (part) store<S>(f.h, b * P + u, h);
     store<S>(f.y, row * f.y_stride + u, h);
   }
   enter_h<Cell, S>(f, s.next, b, u);
 }
 
-// The gradient of the state that left step `now`, but for what y and c_all add: what the step after has given back and,
-// where a reset cut between the two, nothing, since the reset state had it.
+// The gradient of the state that left step `now`, but for what y and c_all add: what the step after has given back,
+// `gradient`, decayed as the state was and, where a reset cut between the two, nothing, since the reset state had it.
+// at: where the number lies in dreset; state, e: what entered `after`, and which of the states beside h it is.
 template <class T>
-__device__ Lane<T> cut(const Backward& w, const Step& after, int64_t b, void* dreset, int64_t at, Lane<T> gradient) {
-  if (!is_reset(w, after, b)) return gradient;
-  if (dreset) store<T>(dreset, at, load<T>(dreset, at) + gradient);
-  return Lane<T>(0);
+__device__ Lane<T> pass_back(const Backward& w, const BackwardStep& s, int64_t b, int64_t u, Lane<T> gradient,
+                             const Factor<const void>& decay, const Factor<void>& ddecay, Lane<T> state, void* dreset,
+                             int64_t at, int e) {
+  if (!takes_part(w, s.after, b)) return gradient;
+  if (ddecay) store<T>(ddecay.data, ddecay.at(s.after.t, b, e) + u, gradient * state);
+  gradient = times<T>(decay, s.after.t, b, u, gradient, e);
+  const bool reset = is_reset(w, s.after, b);
+  if (reset && dreset) store<T>(dreset, at, load<T>(dreset, at) + gradient);
+  return reset || is_detached(w, s.after, s.now, b) ? Lane<T>(0) : gradient;
 }
-template <class T>
-__device__ Lane<T> take_h(const Backward& w, const BackwardStep& s, int64_t b, int64_t u) {
+template <class Cell, class S>
+__device__ Lane<Compute<S>> take_h(const Backward& w, const BackwardStep& s, int64_t b, int64_t u) {
+  using W = Stepwise<Cell, S>;
+  using T = Compute<S>;
   const int64_t at = b * w.width + u;
   Lane<T> sum = load<T>(w.dh, at);
-  if (s.product && takes_part(w, s.after, b)) sum = sum + load<T>(s.product, at);
-  return cut(w, s.after, b, w.dreset_h, at, sum);
+  if (s.product && takes_part(w, s.after, b))
+    sum = sum + times<T>(w.factors.drop, s.after.t, b, u, load<T>(s.product, at));
+  const Lane<T> state = w.ddecay_h ? W::source_h(w, s.after, s.now, b, u) : Lane<T>(0);
+  return pass_back<T>(w, s, b, u, sum, w.factors.decay_h, w.ddecay_h, state, w.dreset_h, at, 0);
 }
+template <class Cell, class S>
+__device__ Lane<Compute<S>> take_c(const Backward& w, const BackwardStep& s, int64_t b, int64_t u, int e) {
+  using W = Stepwise<Cell, S>;
+  using T = Compute<S>;
+  const int64_t at = W::at_state(w, e, b, u);
+  const Lane<T> state = w.ddecay_c ? W::source_c(w, s.after, s.now, b, u, e) : Lane<T>(0);
+  return pass_back<T>(w, s, b, u, load<T>(w.dc, at), w.factors.decay_c, w.ddecay_c, state, w.dreset_c, at, e);
+}
+
+// Takes the share of a `keep` out of a gradient.
 template <class T>
-__device__ Lane<T> take_c(const Backward& w, const BackwardStep& s, int64_t b, int64_t at) {
-  return cut(w, s.after, b, w.dreset_c, at, load<T>(w.dc, at));
+__device__ Lane<T> take_part(const Factor<const void>& keep, int64_t t, int64_t b, int64_t u, Lane<T>& gradient,
+                             int e) {
+  if (!keep) return Lane<T>(0);
+  const Lane<T> taken = load<T>(keep.data, keep.at(t, b, e) + u) * gradient;
+  gradient = gradient - taken;
+  return taken;
 }
 
 // The last phase, which comes first, also acts for the rows that have their first step after this one.
@@ -142,15 +183,13 @@ __global__ void __launch_bounds__(kThreads) backward(Backward w, BackwardStep s)
   const bool projected = w.width != H, part = takes_part(w, s.now, b);
 
   L ds[W::kStates];
-  ds[0] = projected ? L(0) : kLast ? take_h<T>(w, s, b, u) : load<T>(w.dh, b * H + u);
+  ds[0] = projected ? L(0) : kLast ? take_h<Cell, S>(w, s, b, u) : load<T>(w.dh, b * H + u);
 #pragma unroll
-  for (int e = 0; e < W::kExtra; ++e) {
-    const int64_t at = W::at_state(w, e, b, u);
-    ds[1 + e] = kLast ? take_c<T>(w, s, b, at) : load<T>(w.dc, at);
-  }
+  for (int e = 0; e < W::kExtra; ++e)
+    ds[1 + e] = kLast ? take_c<Cell, S>(w, s, b, u, e) : load<T>(w.dc, W::at_state(w, e, b, u));
   if (part) {
     L saved[W::kSavedOrOne], state[W::kStates], state_new[W::kStates], dgx[W::kGates], dgh[W::kGates];
-    W::load_saved(s.saved, b, H, u, saved);
+    W::load_saved(w, s.saved, b, u, saved);
     W::load_entering(w, s.now, s.before, b, u, state);
     state_new[0] = projected ? L(0) : load<S>(w.y, row * w.y_stride + u);
 #pragma unroll
@@ -159,9 +198,18 @@ __global__ void __launch_bounds__(kThreads) backward(Backward w, BackwardStep s)
       state_new[1 + e] = load<T>(w.c_all, at);
       if (kLast && w.dc_all) ds[1 + e] = ds[1 + e] + load<T>(w.dc_all, at);
     }
-    const L d_operand = load_or_zero<T>(s.d_operand, b * H + u);
+    L d_operand = load_or_zero<T>(s.d_operand, b * H + u);
+    if (!kLast) d_operand = times<T>(w.factors.drop, s.now.t, b, u, d_operand);
     if (kLast && projected) ds[0] = d_operand;
     if (kLast && !projected && w.dy) ds[0] = ds[0] + load<S>(w.dy, row * w.dy_stride + u);
+    const bool keep = W::has_keep(w);
+    L passed[W::kStates] = {};
+    if (keep) {
+      W::load_new(w, s.saved, b, u, state_new);
+      if (kLast && !projected) passed[0] = take_part<T>(w.factors.keep_h, s.now.t, b, u, ds[0], 0);
+      for (int e = 0; kLast && e < W::kExtra; ++e)
+        passed[1 + e] = take_part<T>(w.factors.keep_c, s.now.t, b, u, ds[1 + e], e);
+    }
 #pragma unroll
     for (int g = 0; g < W::kGates; ++g) {
       dgx[g] = kLast ? L(0) : load<S>(s.dgx, (b * W::kGates + g) * H + u);
@@ -170,6 +218,9 @@ __global__ void __launch_bounds__(kThreads) backward(Backward w, BackwardStep s)
 
     Traits::template backward<kPhase>(saved, state, state_new, ds, d_operand, dgx, dgh);
 
+    if (keep) {
+      for (int j = 0; j < W::kStates; ++j) ds[j] = ds[j] + passed[j];
+    }
 #pragma unroll
     for (int g = 0; g < W::kGates; ++g) {
       store<S>(s.dgx, (b * W::kGates + g) * H + u, dgx[g]);
@@ -191,10 +242,11 @@ __global__ void __launch_bounds__(kThreads) backward_project(Backward w, Backwar
   using T = Compute<S>;
   const int64_t b = this_row(), u = this_unit(), P = w.width;
   if (u >= P || b >= rows_of(s.now, s.after)) return;
-  Lane<T> dh = take_h<T>(w, s, b, u);
+  Lane<T> dh = take_h<Cell, S>(w, s, b, u);
   if (takes_part(w, s.now, b)) {
-    store<S>(s.dh_out, b * P + u, dh + load_or_zero<S>(w.dy, (s.now.first + b) * w.dy_stride + u));
-    dh = Lane<T>(0);
+    Lane<T> whole = dh + load_or_zero<S>(w.dy, (s.now.first + b) * w.dy_stride + u);
+    dh = take_part<T>(w.factors.keep_h, s.now.t, b, u, whole, 0);
+    store<S>(s.dh_out, b * P + u, whole);
   } else if (b < s.now.alive) {
     store<S>(s.dh_out, b * P + u, Lane<T>(0));
   }
@@ -207,11 +259,10 @@ __global__ void __launch_bounds__(kThreads) finish(Backward w, int64_t batch, Ba
   using T = Compute<S>;
   const int64_t b = this_row(), u = this_unit();
   if (b >= batch) return;
-  if (u < w.width) store<T>(w.dh, b * w.width + u, take_h<T>(w, s, b, u));
+  if (u < w.width) store<T>(w.dh, b * w.width + u, take_h<Cell, S>(w, s, b, u));
   if (u < w.hidden) {
     for (int e = 0; e < W::kExtra; ++e) {
-      const int64_t at = W::at_state(w, e, b, u);
-      store<T>(w.dc, at, take_c<T>(w, s, b, at));
+      store<T>(w.dc, W::at_state(w, e, b, u), take_c<Cell, S>(w, s, b, u, e));
     }
   }
 }
@@ -253,7 +304,7 @@ Kernels table_of() {
   k.entering = [](const Walk& w, const StepTable& table, const Rows& rows, Stream stream) {
     return launch_over_table(w.width, &entering<Cell, S>, w, table, rows, stream);
   };
-  if constexpr (Traits::kSaved > 0) k.recompute[0] = &launch_recompute<Cell, S, 0>;
+  k.recompute[0] = &launch_recompute<Cell, S, 0>;
   if constexpr (Traits::phases() > 1) {
     k.forward[1] = &launch_forward<Cell, S, 1>;
     k.backward[1] = &launch_backward<Cell, S, 1>;

@@ -31,8 +31,27 @@ __device__ bool takes_part(const Walk& w, const Step& step, int64_t b) {
 __device__ bool is_reset(const Walk& w, const Step& step, int64_t b) {
   return w.resets && takes_part(w, step, b) && w.resets[step.first + b];
 }
+// Whether the gradient of the state that enters step `now` from step `before` ends there.
+__device__ bool is_detached(const Walk& w, const Step& now, const Step& before, int64_t b) {
+  return w.detach_every > 0 && (w.reverse ? now.t + 1 : now.t) % w.detach_every == 0 && takes_part(w, before, b);
+}
 __host__ __device__ int64_t rows_of(const Step& one, const Step& other) {
   return one.alive > other.alive ? one.alive : other.alive;
+}
+
+// x times the factor of a step and row, if there is one.
+template <class T>
+__device__ Lane<T> times(const Factor<const void>& factor, int64_t t, int64_t b, int64_t u, Lane<T> x, int state = 0) {
+  return factor ? load<T>(factor.data, factor.at(t, b, state) + u) * x : x;
+}
+
+// keep old + (1 - keep) fresh
+template <class T>
+__device__ Lane<T> mixed(const Factor<const void>& keep, int64_t t, int64_t b, int64_t u, Lane<T> old, Lane<T> fresh,
+                         int state = 0) {
+  if (!keep) return fresh;
+  const Lane<T> k = load<T>(keep.data, keep.at(t, b, state) + u);
+  return k * old + (Lane<T>(1) - k) * fresh;
 }
 
 template <class Cell, class S>
@@ -49,13 +68,22 @@ struct Stepwise {
     return e * w.state_plane + b * w.hidden + u;
   }
 
-  static __device__ void load_saved(const void* from, int64_t row, int64_t H, int64_t u, L* saved) {
+  static __device__ void load_saved(const Walk& w, const void* from, int64_t row, int64_t u, L* saved) {
 #pragma unroll
-    for (int j = 0; j < kSaved; ++j) saved[j] = load<T>(from, (row * kSaved + j) * H + u);
+    for (int j = 0; j < kSaved; ++j) saved[j] = load<T>(from, row * w.saved_width + j * w.hidden + u);
   }
-  static __device__ void store_saved(void* to, int64_t row, int64_t H, int64_t u, const L* saved) {
+  static __device__ void store_saved(const Walk& w, void* to, int64_t row, int64_t u, const L* saved) {
 #pragma unroll
-    for (int j = 0; j < kSaved; ++j) store<T>(to, (row * kSaved + j) * H + u, saved[j]);
+    for (int j = 0; j < kSaved; ++j) store<T>(to, row * w.saved_width + j * w.hidden + u, saved[j]);
+  }
+
+  // What the cell gave for the states, beside the saved values where there is a `keep`.
+  static __device__ bool has_keep(const Walk& w) { return w.factors.keep_h || w.factors.keep_c; }
+  static __device__ void load_new(const Walk& w, const void* from, int64_t row, int64_t u, L* state_new) {
+    for (int j = 0; j < kStates; ++j) state_new[j] = load<T>(from, row * w.saved_width + (kSaved + j) * w.hidden + u);
+  }
+  static __device__ void store_new(const Walk& w, void* to, int64_t row, int64_t u, const L* state_new) {
+    for (int j = 0; j < kStates; ++j) store<T>(to, row * w.saved_width + (kSaved + j) * w.hidden + u, state_new[j]);
   }
 
   // The gates of phase kPhase, biases added.
@@ -71,20 +99,30 @@ struct Stepwise {
     }
   }
 
-  // The state that entered step `now`: the reset state, that of the step before, or the initial state. A projected h is
-  // not of the width of the units; cells that project do not read it.
-  static __device__ void load_entering(const Walk& w, const Step& now, const Step& before, int64_t b, int64_t u, L* s) {
+  // Where the state that entered step `now` came from: the reset state, that of the step before, or the initial state.
+  static __device__ L source_h(const Walk& w, const Step& now, const Step& before, int64_t b, int64_t u) {
     const bool reset = is_reset(w, now, b);
-    if (!reset && takes_part(w, before, b)) {
-      const int64_t row = before.first + b;
-      s[0] = u < w.width ? load<S>(w.y, row * w.y_stride + u) : L(0);
+    if (!reset && takes_part(w, before, b)) return load<S>(w.y, (before.first + b) * w.y_stride + u);
+    return load_or_zero<S>(reset ? w.reset_h : w.h0, b * w.width + u);
+  }
+  static __device__ L source_c(const Walk& w, const Step& now, const Step& before, int64_t b, int64_t u, int e) {
+    const bool reset = is_reset(w, now, b);
+    if (!reset && takes_part(w, before, b))
+      return load<T>(w.c_all, e * w.c_all_plane + (before.first + b) * w.hidden + u);
+    return load_or_zero<S>(reset ? w.reset_c : w.c0, at_state(w, e, b, u));
+  }
+
+  // The state that entered step `now`, the h of it as it is stored. A projected h is not of the width of the units;
+  // cells that project do not read it.
+  static __device__ L entering_h(const Walk& w, const Step& now, const Step& before, int64_t b, int64_t u) {
+    const L h = source_h(w, now, before, b, u);
+    return w.factors.decay_h ? stored<S>(times<T>(w.factors.decay_h, now.t, b, u, h)) : h;
+  }
+  static __device__ void load_entering(const Walk& w, const Step& now, const Step& before, int64_t b, int64_t u, L* s) {
+    s[0] = u < w.width ? entering_h(w, now, before, b, u) : L(0);
 #pragma unroll
-      for (int e = 0; e < kExtra; ++e) s[1 + e] = load<T>(w.c_all, e * w.c_all_plane + row * w.hidden + u);
-    } else {
-      s[0] = u < w.width ? load_or_zero<S>(reset ? w.reset_h : w.h0, b * w.width + u) : L(0);
-#pragma unroll
-      for (int e = 0; e < kExtra; ++e) s[1 + e] = load_or_zero<S>(reset ? w.reset_c : w.c0, at_state(w, e, b, u));
-    }
+    for (int e = 0; e < kExtra; ++e)
+      s[1 + e] = times<T>(w.factors.decay_c, now.t, b, u, source_c(w, now, before, b, u, e), e);
   }
 };
 

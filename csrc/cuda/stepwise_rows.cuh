@@ -41,12 +41,16 @@ __global__ void __launch_bounds__(kThreads) recompute(Walk w, StepTable table, R
   if (takes_part(w, at.now, at.b)) {
     L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates];
     W::template load_gates<kPhase>(w, rows.gx, rows.gh, r, u, gx, gh);
-    if constexpr (kPhase > 0) W::load_saved(rows.saved, r, H, u, saved);
+    if constexpr (kPhase > 0) W::load_saved(w, rows.saved, r, u, saved);
     W::load_entering(w, at.now, at.before, at.b, u, state);
     W::Traits::template forward<kPhase>(gx, gh, state, state_new, saved);
-    if constexpr (kPhase < W::kLastPhase) operand = Cell::template operand<kPhase + 1>(saved, state);
+    if constexpr (kPhase < W::kLastPhase)
+      operand =
+          times<typename W::T>(w.factors.drop, at.now.t, at.b, u, Cell::template operand<kPhase + 1>(saved, state));
+    else if (W::has_keep(w))
+      W::store_new(w, rows.saved, r, u, state_new);
   }
-  W::store_saved(rows.saved, r, H, u, saved);
+  W::store_saved(w, rows.saved, r, u, saved);
   if constexpr (kPhase < W::kLastPhase) store<S>(rows.out, r * H + u, operand);
 }
 
@@ -61,10 +65,9 @@ __device__ void gather(const Walk& w, const StepTable& table, const Rows& rows, 
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) entering(Walk w, StepTable table, Rows rows) {
+  using W = Stepwise<Cell, S>;
   gather<S>(w, table, rows, w.width, [&](const TableRow& at, int64_t, int64_t u) {
-    if (is_reset(w, at.now, at.b)) return load_or_zero<S>(w.reset_h, at.b * w.width + u);
-    if (takes_part(w, at.before, at.b)) return load<S>(w.y, (at.before.first + at.b) * w.y_stride + u);
-    return load_or_zero<S>(w.h0, at.b * w.width + u);
+    return times<typename W::T>(w.factors.drop, at.now.t, at.b, u, W::entering_h(w, at.now, at.before, at.b, u));
   });
 }
 
@@ -73,9 +76,9 @@ __global__ void __launch_bounds__(kThreads) operand(Walk w, StepTable table, Row
   using W = Stepwise<Cell, S>;
   gather<S>(w, table, rows, w.hidden, [&](const TableRow& at, int64_t r, int64_t u) {
     typename W::L saved[W::kSavedOrOne], state[W::kStates];
-    W::load_saved(rows.saved, r, w.hidden, u, saved);
+    W::load_saved(w, rows.saved, r, u, saved);
     W::load_entering(w, at.now, at.before, at.b, u, state);
-    return Cell::template operand<kPhase>(saved, state);
+    return times<typename W::T>(w.factors.drop, at.now.t, at.b, u, Cell::template operand<kPhase>(saved, state));
   });
 }
 
@@ -84,10 +87,11 @@ __global__ void __launch_bounds__(kThreads) unprojected(Walk w, StepTable table,
   using W = Stepwise<Cell, S>;
   gather<S>(w, table, rows, w.hidden, [&](const TableRow& at, int64_t r, int64_t u) {
     typename W::L saved[W::kSavedOrOne], state_new[W::kStates];
-    W::load_saved(rows.saved, r, w.hidden, u, saved);
+    W::load_saved(w, rows.saved, r, u, saved);
     const int64_t row = at.now.first + at.b;
     for (int e = 0; e < W::kExtra; ++e)
       state_new[1 + e] = load<typename W::T>(w.c_all, e * w.c_all_plane + row * w.hidden + u);
+    if (W::has_keep(w)) W::load_new(w, rows.saved, r, u, state_new);
     return Cell::output(saved, state_new);
   });
 }

@@ -7,15 +7,19 @@
 //   dense row   start[t] + i: rows that are alive only, in order of time: gx, dgx, dgh, gathered states
 //
 //   gx, dgx, dgh   [dense rows, G, H]        y        [data rows, y_stride], the first P of each
-//   saved          [rows, kSaved, H]         c_all    [S-1][data rows, H]
+//   saved          [rows, saved_width]       c_all    [S-1][data rows, H]
 //   h0, reset_h    [B, P]                    c0, reset_c, c_n   [S-1][B, H], planes state_plane apart
 //   w_hh [G*H, P]   b_hh [G*H]   w_hr [P, H]
+//
+// A row of saved is kSaved, H and, where there is a `keep`, what the cell gave for the states before it, kStates, H.
 //
 // T is the type of computation: float or double. Half types are stored by the caller; `rounding` says to which of them
 // h is rounded once per step.
 #pragma once
 
 #include <cstdint>
+
+#include "cells/calculus.h"
 
 namespace seq {
 
@@ -34,6 +38,35 @@ struct Plan {
   }
 };
 
+// What happens to the state s = h, c on its way through step t, besides the cell; none where a value is null:
+//   s' = decay (is reset ? the reset state : s of the step before)   enters the step
+//   drop h'                                                          stands for h' in the products with W_hh
+//   s = keep s' + (1 - keep) new                                     leaves it; new is what the cell gives for s'
+template <class Value>
+struct Factors {
+  Value decay_h{}, decay_c{}, drop{}, keep_h{}, keep_c{};
+
+  template <class Call>
+  auto each(const Call& call) const -> Factors<decltype(call(decay_h))> {
+    return {call(decay_h), call(decay_c), call(drop), call(keep_h), call(keep_c)};
+  }
+};
+
+// [T][B][units], for c one for each state, planes apart. Units lie side by side; the other strides may be 0.
+template <class T>
+struct Factor {
+  T* data = nullptr;
+  int64_t step = 0, row = 0, plane = 0;
+
+  SEQ_HD explicit operator bool() const { return data != nullptr; }
+  SEQ_HD int64_t at(int64_t t, int64_t batch_row, int64_t state = 0) const {
+    return t * step + batch_row * row + state * plane;
+  }
+  SEQ_HD T* of(int64_t t, int64_t batch_row, int64_t state = 0) const {
+    return data ? data + at(t, batch_row, state) : nullptr;
+  }
+};
+
 // What the forward and the backward of one direction have in common.
 template <class T>
 struct Walk {
@@ -46,13 +79,17 @@ struct Walk {
   int64_t state_plane = 0;
   const bool* resets = nullptr;                    // [data rows]
   const T *reset_h = nullptr, *reset_c = nullptr;  // null: zeros
+  Factors<Factor<const T>> factors;
+  bool has_factors = false;
+  int64_t detach_every = 0;  // the gradient of the state ends between steps j * detach_every - 1 and j * detach_every
 
   T* y = nullptr;
   int64_t y_stride = 0;
   T* c_all = nullptr;  // null: not kept
   int64_t c_all_plane = 0;
 
-  T* saved = nullptr;        // null: not kept
+  T* saved = nullptr;  // null: not kept
+  int64_t saved_width = 0;
   int64_t saved_first = -1;  // -1: by data row; else by dense row, this one first
 
   __attribute__((always_inline)) int64_t step(int64_t k) const { return reverse ? plan->steps - 1 - k : k; }
@@ -66,6 +103,13 @@ struct Walk {
   __attribute__((always_inline)) bool is_reset(int64_t t, int64_t place) const {
     return resets && resets[plan->row(t, place)];
   }
+  __attribute__((always_inline)) bool has_keep() const { return has_factors && (factors.keep_h || factors.keep_c); }
+  // Whether anything happens to a state, or to its gradient, between two steps.
+  __attribute__((always_inline)) bool between() const { return resets || has_factors || detach_every > 0; }
+  // Whether the gradient of the state that enters step t from the one before in the walk ends there.
+  __attribute__((always_inline)) bool detaches(int64_t t) const {
+    return detach_every > 0 && (reverse ? t + 1 : t) % detach_every == 0;
+  }
 };
 
 template <class T>
@@ -74,6 +118,7 @@ struct Forward : Walk<T> {
   int64_t gx_first = 0;  // the dense row of gx[0]
   const T* b_hh = nullptr;
   T* h[2] = {};          // [B, P] by place: the state that enters walk step k, in h[k % 2]
+  T* dropped[2] = {};    // the same times `drop`, where there is one
   T* c = nullptr;        // [S-1][B, H] by place
   T* operand = nullptr;  // [B, H] by place: what the next phase's product reads, and h before its projection
 };
@@ -89,6 +134,7 @@ struct Backward : Walk<T> {
   T* dc = nullptr;                             // [S-1][B, H] by place
   T* dh_out = nullptr;                         // [dense rows, P]: the whole gradient of a projected h
   T *dreset_h = nullptr, *dreset_c = nullptr;  // [B, P], [S-1][B, H] by row of the batch, or null
+  Factor<T> ddecay_h, ddecay_c;
 };
 
 }  // namespace seq

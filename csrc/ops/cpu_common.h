@@ -90,11 +90,23 @@ PackedWeights<T> pack_backward(const cpu::Kernels<T>& k, const Layer& layer, con
   return out;
 }
 
+// The tensors of a walk beside its data and weights, in the type of computation.
+struct States {
+  States(const Arguments& a, const Layer& layer)
+      : h0(computed(a.h0, layer)),
+        c0(computed(a.c0, layer)),
+        reset_h(computed(a.reset_h, layer)),
+        reset_c(computed(a.reset_c, layer)),
+        resets(a.resets.has_value() ? a.resets->contiguous() : at::Tensor()),
+        factors(computed(a.factors, layer)) {}
+  at::Tensor h0, c0, reset_h, reset_c, resets;
+  Factors<at::Tensor> factors;
+};
+
 // What does not change over the walk of direction d.
 template <class T>
 void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanStorage& plan, int64_t d,
-              const at::Tensor& h0, const at::Tensor& c0, const at::Tensor& resets, const at::Tensor& reset_h,
-              const at::Tensor& reset_c, const at::Tensor& y, const at::Tensor& c_all) {
+              const States& states, const at::Tensor& y, const at::Tensor& c_all) {
   const auto h_of = [&](const at::Tensor& t) {
     return t.defined() ? t.const_data_ptr<T>() + d * layer.batch * layer.width : nullptr;
   };
@@ -105,10 +117,14 @@ void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanS
   walk.reverse = a.reverse[d];
   walk.hidden = layer.hidden, walk.width = layer.width;
   walk.rounding = layer.rounding();
-  walk.h0 = h_of(h0), walk.c0 = c_of(c0);
+  walk.h0 = h_of(states.h0), walk.c0 = c_of(states.c0);
   walk.state_plane = layer.directions * layer.batch * layer.hidden;
-  walk.resets = resets.defined() ? resets.const_data_ptr<bool>() : nullptr;
-  walk.reset_h = h_of(reset_h), walk.reset_c = c_of(reset_c);
+  walk.resets = data_or_null<bool>(states.resets);
+  walk.reset_h = h_of(states.reset_h), walk.reset_c = c_of(states.reset_c);
+  walk.factors = states.factors.each([&](const at::Tensor& t) { return factor_of<const T>(t, d); });
+  walk.has_factors = layer.has_factors;
+  walk.detach_every = a.detach_every;
+  walk.saved_width = layer.saved_width;
   walk.y = const_cast<T*>(y.const_data_ptr<T>()) + d * layer.width;
   walk.y_stride = layer.directions * layer.width;
   if (c_all.defined() && c_all.numel() > 0) {

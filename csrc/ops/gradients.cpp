@@ -4,12 +4,12 @@ namespace seq::ops {
 
 Needs::Needs(const std::vector<bool>& needs, int64_t weight_groups, const Layer& layer)
     : all(needs), groups(weight_groups) {
-  const size_t expected = 8 + Layer::kWeights * layer.directions;
+  const size_t expected = kBesideWeights + Layer::kWeights * layer.directions;
   TORCH_CHECK(all.size() == expected, "seqcuda: needs must have ", expected, " entries, got ", all.size());
   TORCH_CHECK(groups >= 0 && (groups == 0 || (layer.batch % groups == 0 && !layer.packed)),
               "seqcuda: weight_groups must divide the ", layer.batch, " rows of padded data, got ", groups,
               layer.packed ? " for packed data" : "");
-  x = all[0], h0 = all[1], c0 = all[2], reset_h = all[6], reset_c = all[7];
+  x = all[0], h0 = all[1], c0 = all[2], reset_h = all[6], reset_c = all[7], decay_h = all[8], decay_c = all[9];
 }
 
 DirectionWeights empty_gradients(const DirectionWeights& w, const Needs& needs, int64_t d, const Layer& layer) {
@@ -38,7 +38,7 @@ void check_saved(const Saved& s, const Layer& layer, const at::Tensor& x) {
   };
   check(s.y, "y", layer.dtype, with_rows({}, D * layer.width));
   check(s.c_all, "c_all", layer.compute, with_rows({layer.extra(), D}, H));
-  if (s.saved.numel() > 0) check(s.saved, "saved", layer.compute, with_rows({D}, layer.cell.saved * H));
+  if (s.saved.numel() > 0) check(s.saved, "saved", layer.compute, with_rows({D}, layer.saved_width));
   if (s.grad_y.has_value()) check(*s.grad_y, "grad_y", layer.dtype, s.y.sizes().vec());
   if (s.grad_h_n.has_value()) check(*s.grad_h_n, "grad_h_n", layer.dtype, {D, B, layer.width});
   if (s.grad_c_n.has_value()) check(*s.grad_c_n, "grad_c_n", layer.dtype, {layer.extra(), D, B, H});

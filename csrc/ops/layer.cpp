@@ -76,6 +76,21 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)) {
   check_shape(a.reset_h, "reset_h", {directions, batch, width}, *this, a.x);
   check_shape(a.c0, "c0", {extra(), directions, batch, hidden}, *this, a.x);
   check_shape(a.reset_c, "reset_c", {extra(), directions, batch, hidden}, *this, a.x);
+  saved_width = (cell.saved + (a.factors.keep_h || a.factors.keep_c ? cell.states : 0)) * hidden;
+  has_factors = false;
+  const auto check_factor = [&](const OptionalTensor& t, const char* name, at::IntArrayRef expected) {
+    if (!t.has_value()) return;
+    has_factors = true;
+    TORCH_CHECK(t->sizes() == expected && t->scalar_type() == compute && t->device() == a.x.device(), "seqcuda: ", name,
+                " must be ", compute, " of shape ", expected, " beside x, got ", t->scalar_type(), " ", t->sizes());
+  };
+  const std::vector<int64_t> of_h{steps, batch, directions, width}, of_c{extra(), steps, batch, directions, hidden};
+  check_factor(a.factors.decay_h, "decay_h", of_h);
+  check_factor(a.factors.decay_c, "decay_c", of_c);
+  check_factor(a.factors.drop, "drop", of_h);
+  check_factor(a.factors.keep_h, "keep_h", of_h);
+  check_factor(a.factors.keep_c, "keep_c", of_c);
+  TORCH_CHECK_VALUE(a.detach_every >= 0, "seqcuda: detach_every must not be negative, got ", a.detach_every);
   TORCH_CHECK(!(packed && a.lengths.has_value()), "seqcuda: lengths and batch_sizes exclude each other");
   if (a.lengths.has_value())
     TORCH_CHECK(a.lengths->dim() == 1 && a.lengths->size(0) == batch && a.lengths->scalar_type() == at::kLong,
@@ -102,7 +117,7 @@ at::Tensor Layer::with_leading(const at::Tensor& t, int64_t dim) const {
 }
 
 Kept::Kept(const std::string& save, const Layer& layer)
-    : states(save != "nothing" && layer.extra() > 0), gates(save == "all" && layer.cell.saved > 0) {
+    : states(save != "nothing" && layer.extra() > 0), gates(save == "all" && layer.saved_width > 0) {
   TORCH_CHECK_VALUE(save == "nothing" || save == "states" || save == "all",
                     "seqcuda: save must be nothing, states or all, got '", save, "'");
 }
@@ -110,6 +125,16 @@ Kept::Kept(const std::string& save, const Layer& layer)
 at::Tensor computed(const OptionalTensor& t, const Layer& layer) {
   if (!t.has_value() || !t->defined()) return {};
   return t->scalar_type() == layer.compute && t->is_contiguous() ? *t : t->to(layer.compute).contiguous();
+}
+
+Factors<at::Tensor> computed(const Factors<OptionalTensor>& factors, const Layer& layer) {
+  return factors.each([&](const OptionalTensor& given) -> at::Tensor {
+    if (!given.has_value()) return {};
+    at::Tensor once = *given;
+    for (int64_t dim = 0; dim + 1 < once.dim(); ++dim)
+      if (once.stride(dim) == 0 && once.size(dim) > 1) once = once.narrow(dim, 0, 1);
+    return once.to(layer.compute).contiguous().expand(given->sizes());
+  });
 }
 
 PlanStorage make_plan(const Arguments& a, const Layer& layer) {

@@ -25,6 +25,8 @@ struct Arguments {
   std::vector<OptionalTensor> weights;
   OptionalTensor h0, c0, lengths, batch_sizes, resets, reset_h, reset_c;
   std::vector<bool> reverse;
+  Factors<OptionalTensor> factors{};
+  int64_t detach_every = 0;
 };
 
 // By name, which throws for an unknown one, or by index.
@@ -42,7 +44,8 @@ struct PlanStorage {
 struct Layer {
   CellCounts cell;
   int64_t directions, steps, batch, rows, input, hidden, width;  // rows: data rows, T*B or N
-  bool packed;
+  int64_t saved_width;                                           // numbers in a row of saved
+  bool packed, has_factors;
   at::ScalarType dtype, compute;
   std::vector<int64_t> leading;  // (T, B) or (N)
 
@@ -72,6 +75,18 @@ PlanStorage make_plan(const Arguments& a, const Layer& layer);
 
 // In the type of computation and contiguous; undefined stays undefined.
 at::Tensor computed(const OptionalTensor& t, const Layer& layer);
+
+// In the type of computation, the units side by side, what is the same along a dimension not repeated there.
+Factors<at::Tensor> computed(const Factors<OptionalTensor>& factors, const Layer& layer);
+
+// Direction d of a tensor ([S-1], T, B, D, units); undefined: null.
+template <class T>
+Factor<T> factor_of(const at::Tensor& t, int64_t d) {
+  if (!t.defined()) return {};
+  const int64_t last = t.dim() - 1, bytes = d * t.stride(last - 1) * static_cast<int64_t>(t.element_size());
+  return {reinterpret_cast<T*>(static_cast<char*>(t.data_ptr()) + bytes), t.stride(last - 3), t.stride(last - 2),
+          last == 4 ? t.stride(0) : 0};
+}
 
 template <class T>
 const T* data_or_null(const at::Tensor& t) {

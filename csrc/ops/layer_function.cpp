@@ -3,7 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include "ops/sequence.h"
+#include "ops/gradients.h"
 
 namespace seq::ops {
 
@@ -11,8 +11,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-constexpr size_t kBesideWeights = 8;  // of Inputs.tensors() of seqcuda/walk.py, those before the weights
 
 OptionalTensor optional(const at::Tensor& t) { return t.defined() ? OptionalTensor(t) : OptionalTensor(); }
 at::Tensor or_undefined(const OptionalTensor& t) { return t.has_value() ? *t : at::Tensor(); }
@@ -27,6 +25,7 @@ variable_list in_order(const Arguments& a) {
                     or_undefined(a.resets),
                     or_undefined(a.reset_h),
                     or_undefined(a.reset_c)};
+  all.resize(kBesideWeights);  // nothing happens between the steps
   for (const OptionalTensor& w : a.weights) all.push_back(or_undefined(w));
   return all;
 }
@@ -49,8 +48,10 @@ Arguments from_order(std::string cell, std::vector<bool> reverse, const variable
 
 // The gradients in the same order, undefined where `needs` does not ask for them.
 variable_list gradients(const Arguments& a, const Saved& saved, const std::vector<bool>& needs) {
-  const auto [x, h0, c0, reset_h, reset_c, weights] = sequence_backward_cpu(a, saved, "auto", needs, 0);
+  const auto [x, h0, c0, reset_h, reset_c, decay_h, decay_c, weights] =
+      sequence_backward_cpu(a, saved, "auto", needs, 0);
   variable_list all{x, h0, c0, {}, {}, {}, reset_h, reset_c};
+  all.resize(kBesideWeights);
   all.insert(all.end(), weights.begin(), weights.end());
   for (size_t j = 0; j < all.size(); ++j)
     if (!needs[j]) all[j] = at::Tensor();

@@ -15,9 +15,10 @@ struct OneStep {
   OneStep(const OneStep&) = delete;
 
   template <class T>
-  void set_walk(Walk<T>& walk, int64_t hidden) const {
+  void set_walk(Walk<T>& walk, int64_t hidden, int64_t saved) const {
     walk.plan = &plan;
     walk.hidden = walk.width = walk.y_stride = hidden;
+    walk.saved_width = saved * hidden;
     walk.state_plane = walk.c_all_plane = alive * hidden;
   }
 
@@ -40,14 +41,15 @@ struct OneStepInputs {
 };
 
 template <class T>
-void one_step(const cpu::Kernels<T>& kernels, const OneStepInputs<T>& in, int64_t B, Rounding rounding,
+void one_step(const CellCounts& cell, const OneStepInputs<T>& in, int64_t B, Rounding rounding,
               const OneStepResults<T>& to) {
+  const cpu::Kernels<T>& kernels = *cpu::kernels<T>(cell.index);
   const int64_t H = in.w_hh.size(1), GH = in.w_hh.size(0);
   const std::unique_ptr<T[]> gates(new T[(2 * GH + H) * B]);
   T *gx = gates.get(), *gh = gx + B * GH, *zeros = gh + B * GH;
   const OneStep one(B);
   Forward<T> f;
-  one.set_walk(f, H);
+  one.set_walk(f, H, cell.saved);
   f.rounding = rounding;
   f.y = to.y, f.c_all = to.c_all, f.saved = to.saved;
   few_rows::multiply(kernels, in.w_ih, in.x, B, in.b_ih, gx);

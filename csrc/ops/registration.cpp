@@ -3,6 +3,7 @@
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 
+#include "ops/mask.h"
 #include "ops/unboxed.h"
 
 namespace seq::ops {
@@ -16,6 +17,7 @@ bool requires_grad(const OptionalTensors& list) {
     if (requires_grad(list.get(j))) return true;
   return false;
 }
+bool requires_grad(const std::optional<OptionalTensors>& list) { return list.has_value() && requires_grad(*list); }
 template <class T>
 bool requires_grad(const T&) {
   return false;
@@ -26,14 +28,16 @@ bool requires_grad(const T&) {
 SequenceResult sequence_with_graph(std::string cell, at::Tensor x, OptionalTensors weights, OptionalTensor h0,
                                    OptionalTensor c0, OptionalTensor lengths, OptionalTensor batch_sizes,
                                    OptionalTensor resets, OptionalTensor reset_h, OptionalTensor reset_c,
-                                   c10::List<bool> reverse, std::string save, std::string engine) {
-  const Arguments a =
-      arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
-                std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse);
+                                   c10::List<bool> reverse, std::string save, std::string engine,
+                                   std::optional<OptionalTensors> factors, int64_t detach_every) {
+  const Arguments a = arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0),
+                                std::move(lengths), std::move(batch_sizes), std::move(resets), std::move(reset_h),
+                                std::move(reset_c), reverse, factors, detach_every);
   const pybind11::gil_scoped_acquire gil;
   return pybind11::module_::import("seqcuda.autograd")
-      .attr("sequence_with_graph")(a.cell, a.reverse, save, engine, a.weights, a.x, a.h0, a.c0, a.lengths,
-                                   a.batch_sizes, a.resets, a.reset_h, a.reset_c)
+      .attr("sequence_with_graph")(a.cell, a.reverse, save, engine, a.detach_every, a.weights, a.x, a.h0, a.c0,
+                                   a.lengths, a.batch_sizes, a.resets, a.reset_h, a.reset_c, a.factors.decay_h,
+                                   a.factors.decay_c, a.factors.drop, a.factors.keep_h, a.factors.keep_c)
       .cast<SequenceResult>();
 }
 
@@ -67,11 +71,13 @@ struct Autograd<Result(Args...)> {
 TORCH_LIBRARY(seqcuda, m) {
   m.def(kSequenceSchema);
   m.def(kSequenceBackwardSchema);
+  m.def(kMaskSchema);
 }
 
 TORCH_LIBRARY_IMPL(seqcuda, CPU, m) {
   m.impl("sequence", &sequence<sequence_cpu>);
   m.impl("sequence_backward", &sequence_backward<sequence_backward_cpu>);
+  m.impl("mask", &mask_cpu);
 }
 
 TORCH_LIBRARY_IMPL(seqcuda, Autograd, m) {

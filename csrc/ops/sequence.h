@@ -8,8 +8,8 @@
 namespace seq::ops {
 
 using SequenceResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-using SequenceGradients =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>>;
+using SequenceGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                                     std::vector<at::Tensor>>;
 
 // y, h_n, c_n, c_all, saved; the last two empty where `save` does not ask for them.
 SequenceResult sequence_cpu(const Arguments& a, const std::string& save, const std::string& engine);
@@ -20,7 +20,7 @@ struct Saved {
   at::Tensor y, c_all, saved;
 };
 
-// Gradients of x, h0, c0, reset_h, reset_c and the weights; empty where `needs`, in the order of
+// Gradients of x, h0, c0, reset_h, reset_c, decay_h, decay_c and the weights; empty where `needs`, in the order of
 // Inputs.tensors() of seqcuda/walk.py, does not ask for them. With weight_groups > 0 the rows of the batch are so many
 // groups of neighbours, and the gradients of the weights have a first dimension: one for each group.
 SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,

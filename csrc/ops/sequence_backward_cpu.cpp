@@ -58,15 +58,13 @@ class LayerBackward {
         kernels_(*cpu::kernels<T>(layer.cell.index)),
         plan_(make_plan(a, layer)),
         team_(make_team(layer)),
-        options_(a.x.options().dtype(layer.compute)) {
-    h0_ = computed(a.h0, layer), c0_ = computed(a.c0, layer);
-    reset_h_ = computed(a.reset_h, layer), reset_c_ = computed(a.reset_c, layer);
-    resets_ = a.resets.has_value() ? a.resets->contiguous() : at::Tensor();
+        options_(a.x.options().dtype(layer.compute)),
+        states_(a, layer) {
     x_ = flat_rows(a.x, layer);
     y_ = s.y.to(layer.compute).contiguous();
     c_all_ = s.c_all.contiguous();
     grad_y_ = computed(s.grad_y, layer), grad_c_all_ = computed(s.grad_c_all, layer);
-    lean_ = layer.cell.saved > 0 && s.saved.numel() == 0;
+    lean_ = layer.saved_width > 0 && s.saved.numel() == 0;
     saved_ = s.saved.contiguous();
     const at::Tensor grad_h_n = computed(s.grad_h_n, layer), grad_c_n = computed(s.grad_c_n, layer);
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
@@ -76,6 +74,8 @@ class LayerBackward {
       dx_ = dx_once_ ? at::empty({layer.rows, layer.input}, options_) : at::zeros({layer.rows, layer.input}, options_);
     if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, options_);
     if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, options_);
+    if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, options_);
+    if (needs.decay_c) ddecay_c_ = at::zeros({S - 1, layer.steps, B, D, H}, options_);
     // A group's products are over its own rows alone, so that they are few: all steps at once.
     steps_ =
         needs.groups > 0 ? std::max<int64_t>(layer.steps, 1) : steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
@@ -128,7 +128,7 @@ class LayerBackward {
     } else {
       dir.product = at::empty({B * std::max(H, P)}, options_);
     }
-    set_walk(b, a_, layer_, plan_, d, h0_, c0_, resets_, reset_h_, reset_c_, y_, c_all_);
+    set_walk(b, a_, layer_, plan_, d, states_, y_, c_all_);
     if (grad_y_.defined()) {
       b.dy = grad_y_.template const_data_ptr<T>() + d * P;
       b.dy_stride = layer_.directions * P;
@@ -150,12 +150,13 @@ class LayerBackward {
     }
     if (dreset_h_.defined()) b.dreset_h = dreset_h_[d].template mutable_data_ptr<T>();
     if (dreset_c_.defined()) b.dreset_c = dreset_c_.template mutable_data_ptr<T>() + d * B * H;
+    b.ddecay_h = factor_of<T>(ddecay_h_, d), b.ddecay_c = factor_of<T>(ddecay_c_, d);
     if (lean_) {
-      dir.saved = at::empty({rows, layer_.cell.saved * H}, options_);
+      dir.saved = at::empty({rows, layer_.saved_width}, options_);
       b.saved = dir.saved.template mutable_data_ptr<T>();
       static_cast<Walk<T>&>(dir.again) = b;
       dir.again.b_hh = data_or_null<T>(dir.weights.b_hh);
-    } else if (layer_.cell.saved > 0) {
+    } else if (layer_.saved_width > 0) {
       b.saved = const_cast<T*>(saved_[d].template const_data_ptr<T>());
     }
   }
@@ -359,6 +360,8 @@ class LayerBackward {
             given(needs_.c0 ? at::stack(dc, 1) : at::Tensor()),
             given(dreset_h_),
             given(dreset_c_),
+            ddecay_h_.defined() ? ddecay_h_ : at::empty({0}, options_),
+            ddecay_c_.defined() ? ddecay_c_ : at::empty({0}, options_),
             dw};
   }
 
@@ -370,8 +373,9 @@ class LayerBackward {
   const PlanStorage plan_;
   const Team team_;
   const at::TensorOptions options_;
-  at::Tensor h0_, c0_, reset_h_, reset_c_, resets_, x_, y_, c_all_, saved_, grad_y_, grad_c_all_;
-  at::Tensor dx_, dreset_h_, dreset_c_, order_;
+  const States states_;
+  at::Tensor x_, y_, c_all_, saved_, grad_y_, grad_c_all_;
+  at::Tensor dx_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, order_;
   bool lean_ = false, dx_once_ = false;
   int64_t steps_ = 1;
   std::vector<DirectionBackward<T>> directions_;

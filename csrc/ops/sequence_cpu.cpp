@@ -13,7 +13,7 @@ struct DirectionForward {
   PackedWeights<T> packed;
   PackedMatrix<T> w_ih;
   Forward<T> f;
-  at::Tensor h, c, operand, gx, scratch, gh;
+  at::Tensor h, dropped, c, operand, gx, scratch, gh;
 };
 
 // The state that enters each row's first step, in both halves of the double buffer.
@@ -22,13 +22,16 @@ void fill_entering(const Forward<T>& f, const PlanStorage& plan) {
   const int64_t B = plan.plan.batch, P = f.width;
   for (int64_t i = 0; i < B; ++i) {
     const int64_t batch = plan.plan.batch_row(i), length = plan.length[i];
-    const bool reset = length > 0 && f.is_reset(f.reverse ? length - 1 : 0, i);
-    const T* from = reset ? f.reset_h : f.h0;
-    for (T* h : f.h) {
-      if (from)
-        std::copy_n(from + batch * P, P, h + i * P);
-      else
-        std::fill_n(h + i * P, P, T(0));
+    const int64_t first = f.reverse ? length - 1 : 0;
+    const T* from = length > 0 && f.is_reset(first, i) ? f.reset_h : f.h0;
+    const T* decay = length > 0 ? f.factors.decay_h.of(first, batch) : nullptr;
+    const T* drop = length > 0 ? f.factors.drop.of(first, batch) : nullptr;
+    for (int half = 0; half < 2; ++half) {
+      for (int64_t u = 0; u < P; ++u) {
+        const T h = (from ? from[batch * P + u] : T(0)) * (decay ? decay[u] : T(1));
+        f.h[half][i * P + u] = h;
+        if (f.dropped[half]) f.dropped[half][i * P + u] = drop ? h * drop[u] : h;
+      }
     }
   }
 }
@@ -56,7 +59,8 @@ void stepwise(const cpu::Kernels<T>& kernels, const Layer& layer, const PlanStor
     if (places == 0) continue;
     for (int p = 0; p < kernels.phases; ++p) {
       const int64_t first = kernels.phase_begin[p] * layer.hidden, last = kernels.phase_begin[p + 1] * layer.hidden;
-      const at::Tensor operand = (p == 0 ? d.h[k % 2] : d.operand).narrow(0, 0, places);
+      const at::Tensor& read = p > 0 ? d.operand : d.dropped.defined() ? d.dropped[k % 2] : d.h[k % 2];
+      const at::Tensor operand = read.narrow(0, 0, places);
       at::Tensor gh = d.gh.narrow(0, 0, places * (last - first)).view({places, last - first});
       product_into(kernels, gh, operand, d.weights.w_hh.narrow(0, first, last - first), {});
       const T* product = gh.template const_data_ptr<T>();
@@ -79,14 +83,12 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
   const int64_t rows = layer.rows, G = layer.cell.gates;
   const auto options = a.x.options().dtype(layer.compute);
 
-  const at::Tensor h0 = computed(a.h0, layer), c0 = computed(a.c0, layer);
-  const at::Tensor reset_h = computed(a.reset_h, layer), reset_c = computed(a.reset_c, layer);
-  const at::Tensor resets = a.resets.has_value() ? a.resets->contiguous() : at::Tensor();
+  const States states(a, layer);
   const at::Tensor x = flat_rows(a.x, layer);
   at::Tensor y = at::empty({rows, D * P}, options);
   at::Tensor h_n = at::empty({D, B, P}, options), c_n = at::empty({S - 1, D, B, H}, options);
   at::Tensor c_all = at::empty({kept.states ? S - 1 : 0, D, rows, H}, options);
-  at::Tensor saved = at::empty({kept.gates ? D : 0, rows, layer.cell.saved * H}, options);
+  at::Tensor saved = at::empty({kept.gates ? D : 0, rows, layer.saved_width}, options);
   const bool scratch = kernels.phases > 1 && !kept.gates;
   // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
   if (plan.plan.order)
@@ -104,13 +106,18 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
     } else {
       dir.gh = at::empty({B * std::max(G * H, P)}, options);
     }
-    set_walk(dir.f, a, layer, plan, d, h0, c0, resets, reset_h, reset_c, y, c_all);
+    set_walk(dir.f, a, layer, plan, d, states, y, c_all);
     dir.h = at::empty({2, B, P}, options);
     dir.gx = at::empty({chunk_rows, G * H}, options);
     dir.f.h[0] = dir.h[0].template mutable_data_ptr<T>();
     dir.f.h[1] = dir.h[1].template mutable_data_ptr<T>();
+    if (states.factors.drop.defined()) {
+      dir.dropped = at::empty_like(dir.h);
+      dir.f.dropped[0] = dir.dropped[0].template mutable_data_ptr<T>();
+      dir.f.dropped[1] = dir.dropped[1].template mutable_data_ptr<T>();
+    }
     if (S > 1) {
-      dir.c = c0.defined() ? c0.select(1, d).clone() : at::zeros({S - 1, B, H}, options);
+      dir.c = states.c0.defined() ? states.c0.select(1, d).clone() : at::zeros({S - 1, B, H}, options);
       if (plan.plan.order) dir.c = dir.c.index_select(1, at::tensor(plan.order));
       dir.f.c = dir.c.template mutable_data_ptr<T>();
     }
@@ -120,7 +127,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
     }
     if (kept.gates) dir.f.saved = saved[d].template mutable_data_ptr<T>();
     if (scratch) {
-      dir.scratch = at::empty({chunk_rows, layer.cell.saved * H}, options);
+      dir.scratch = at::empty({chunk_rows, layer.saved_width}, options);
       dir.f.saved = dir.scratch.template mutable_data_ptr<T>();
     }
     dir.f.gx = dir.gx.template const_data_ptr<T>();
@@ -200,13 +207,14 @@ SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& k
                             data_or_null<T>(b_hh),
                             w_ih,
                             w_hh};
-  one_step(*cpu::kernels<T>(layer.cell.index), in, B, layer.rounding(), to);
+  one_step(layer.cell, in, B, layer.rounding(), to);
   return {y.to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype), c_all, saved};
 }
 
 bool is_single_step(const Arguments& a, const Layer& layer) {
   return layer.steps == 1 && layer.batch > 0 && layer.directions == 1 && !layer.packed && !layer.projected() &&
-         !a.lengths.has_value() && !a.resets.has_value() && layer.cell.phases == 1 && layer.extra() <= 1;
+         !a.lengths.has_value() && !a.resets.has_value() && !layer.has_factors && layer.cell.phases == 1 &&
+         layer.extra() <= 1;
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const
                             data_or_null<T>(t.b_hh),
                             t.w_ih,
                             t.w_hh};
-  one_step(*cpu::kernels<T>(cell.index), in, n.B, Rounding::kNone, to);
+  one_step(cell, in, n.B, Rounding::kNone, to);
   if (out.y.defined()) std::copy_n(to.h, n.B * n.H, out.y.mutable_data_ptr<T>());
 }
 
@@ -75,7 +75,7 @@ void forward_half(const CellCounts& cell, const StepTensors& t, const Sizes& n, 
   to.h = to.y = take(n.B * n.H);
   if (n.extra > 0) to.c = take(n.B * n.H);
   const auto rounding = std::is_same_v<S, at::Half> ? Rounding::kFloat16 : Rounding::kBfloat16;
-  one_step(*cpu::kernels<float>(cell.index), in, n.B, rounding, to);
+  one_step(cell, in, n.B, rounding, to);
   narrow(to.h, out.h);
   narrow(to.h, out.y);
   narrow(to.c, out.c);
@@ -121,7 +121,7 @@ Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tenso
 
   const OneStep one(B);
   Backward<T> b;
-  one.set_walk(b, n.H);
+  one.set_walk(b, n.H, n.saved);
   b.saved = const_cast<T*>(kept.const_data_ptr<T>());
   b.c_all = b.saved + n.c_at(), b.y = b.saved + n.h_at();
   b.h0 = data_or_null<T>(t.h), b.c0 = data_or_null<T>(t.c);

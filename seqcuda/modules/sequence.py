@@ -17,14 +17,28 @@ class SequenceLayer(torch.nn.RNNBase):
     """Base of the sequence layers. A subclass says its `cell_name` and derives from torch.nn's class as well."""
 
     save = "all"
+    recurrent_dropout = weight_dropout = 0.0
+    zoneout: float | tuple[float, float] = 0.0
 
-    def __init__(self, *args, save: str = "all", device=None, dtype=None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        save: str = "all",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        weight_dropout: float = 0.0,
+        device=None,
+        dtype=None,
+        **kwargs,
+    ):
         if save not in layers.SAVE:
             raise ValueError(f'save must be "all" or "states", got {save!r}')
         # torch.nn.utils.skip_init takes modules whose signature names `device`; torch.nn's own does not.
         factory = {"device": device, "dtype": dtype}
         super().__init__(*args, **kwargs, **{k: v for k, v in factory.items() if v is not None})
         self.save = save
+        self.recurrent_dropout, self.zoneout, self.weight_dropout = recurrent_dropout, zoneout, weight_dropout
+        self._stack(False)  # which checks the options
 
     @property
     def cell_name(self) -> str:
@@ -39,6 +53,8 @@ class SequenceLayer(torch.nn.RNNBase):
         resets: Tensor | PackedSequence | None = None,
         reset_state: Tensor | tuple[Tensor, Tensor] | None = None,
         return_states: bool | str = False,
+        decay: Tensor | PackedSequence | tuple[Tensor | PackedSequence | None, ...] | None = None,
+        detach_every: int = 0,
     ):
         """Output and final state as torch.nn gives them, and with `return_states` a third result.
 
@@ -55,8 +71,16 @@ class SequenceLayer(torch.nn.RNNBase):
                 reverse direction what enters step t comes from t + 1. Ignored past the end of a row.
             reset_state: as hx, or broadcastable to it; zeros by default. It can be learned.
             return_states: True for `seqcuda.RNNStates` of all steps as a third result; "gates" with the gates.
+            decay: multiplies the state that enters step t, `reset_state` included; differentiable. Broadcastable to
+                ``(T, B, H)``, ``(B, T, H)`` with batch_first, ``(T, H)`` unbatched; for packed input in the original
+                order of the batch, or packed as the input is; for nested input also nested by the same offsets. For an
+                LSTM one for h and c, or a pair, of which one may be None. The same in every layer and direction; in
+                the reverse direction what enters step t comes from t + 1.
+            detach_every: k cuts the gradient of the state between steps k - 1 and k, 2k - 1 and 2k and so on, in every
+                direction; the forward is what it is without.
         """
-        return self._run(self.batch_first, input, hx, lengths, resets, reset_state, return_states)
+        additions = (lengths, resets, reset_state, decay)
+        return self._run(self.batch_first, input, hx, additions, return_states, detach_every)
 
     def step(
         self,
@@ -65,6 +89,7 @@ class SequenceLayer(torch.nn.RNNBase):
         *,
         resets: Tensor | None = None,
         reset_state: Tensor | tuple[Tensor, Tensor] | None = None,
+        decay: Tensor | tuple[Tensor | None, ...] | None = None,
     ):
         """One step of all layers: the output and the new state, which is the hx of the next step. Differentiable.
 
@@ -74,6 +99,7 @@ class SequenceLayer(torch.nn.RNNBase):
                 default.
             resets: bool ``(B,)``, or a scalar for input ``(I,)``: rows that begin anew, from `reset_state`.
             reset_state: as hx, or broadcastable to it; zeros by default.
+            decay: as in `forward`, broadcastable to ``(B, H)``, or to ``(H,)`` for input ``(I,)``.
 
         Raises:
             ValueError: the layer is bidirectional.
@@ -83,7 +109,10 @@ class SequenceLayer(torch.nn.RNNBase):
         checks.check_cell_input(name, input, self.weight_ih_l0)
         if resets is not None:
             resets = checks.as_resets(name, resets, tuple(input.shape[:-1]), input.device).unsqueeze(0)
-        y, hx = self._run(False, input.unsqueeze(0), hx, None, resets, reset_state, False)
+        if input.dim() == 2 and decay is not None:  # of one step, all rows
+            parts = checks.as_decays(name, decay, CELLS[self.cell_name].states)
+            decay = tuple(part if part is None or part.dim() < 2 else part.unsqueeze(0) for part in parts)
+        y, hx = self._run(False, input.unsqueeze(0), hx, (None, resets, reset_state, decay))
         return y.squeeze(0), hx
 
     def stream(self, batch_size: int = 1) -> Stream:
@@ -92,30 +121,34 @@ class SequenceLayer(torch.nn.RNNBase):
         Raises:
             ValueError: the layer is bidirectional.
         """
-        return Stream(self._stack(False, False), weights_of(self, self._flat_weights_names), batch_size)
+        return Stream(self._stack(False), weights_of(self, self._flat_weights_names), batch_size)
 
-    def _run(self, batch_first: bool, input, hx, lengths, resets, reset_state, return_states):
+    def _run(self, batch_first: bool, input, hx, additions: tuple, return_states=False, detach_every: int = 0):
         weights = weights_of(self, self._flat_weights_names)
+        lengths, resets, reset_state, decay = additions
+        masks = self.zoneout or (self.training and (self.recurrent_dropout or self.weight_dropout))
         dropout = self.dropout and self.training and self.num_layers > 1
-        plain = lengths is None and resets is None and reset_state is None
-        if plain and not (self.proj_size or dropout or return_states):
+        plain = lengths is None and resets is None and reset_state is None and decay is None
+        if plain and not (self.proj_size or dropout or masks or return_states or detach_every):
             directions = 2 if self.bidirectional else 1
             result = _backend.quick_call(
                 self.cell_name, input, hx, weights, self.num_layers, directions, batch_first, self.save
             )
             if result is not None:
                 return result
-        stack = self._stack(batch_first, return_states)
-        return layers.run(stack, input, hx, weights, lengths, resets, reset_state)
+        return layers.run(self._stack(batch_first, return_states, detach_every), input, hx, weights, *additions)
 
-    def _stack(self, batch_first: bool, return_states: bool | str) -> Stack:
+    def _stack(self, batch_first: bool, return_states: bool | str = False, detach_every: int = 0) -> Stack:
         return Stack(
             CELLS[self.cell_name], type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
-            self.training, batch_first, return_states, self.save,
+            self.training, batch_first, return_states, self.save, self.recurrent_dropout, self.zoneout,
+            self.weight_dropout, detach_every,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.save == "all" else f", save={self.save!r}")
+        options = ("save", "recurrent_dropout", "zoneout", "weight_dropout")
+        given = (name for name in options if getattr(self, name) != getattr(SequenceLayer, name))
+        return super().extra_repr() + "".join(f", {name}={getattr(self, name)!r}" for name in given)
 
     def flatten_parameters(self) -> None:
         """Nothing: the weights are used where they are."""

@@ -5,6 +5,7 @@
 #include "emulator.h"
 #include "ops/cuda/common.h"
 #include "ops/cuda/sequence.h"
+#include "ops/mask.h"
 #include "ops/unboxed.h"
 #include "self_test.h"
 
@@ -45,6 +46,7 @@ void deadlock() { seq::ops::check_launch(wait_for_ever()); }
 TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def(seq::ops::kSequenceSchema);
   m.def(seq::ops::kSequenceBackwardSchema);
+  m.def(seq::ops::kMaskSchema);
   m.def("set_fault(str name) -> ()", &set_fault);
   m.def("set_seed(int seed) -> ()", &set_seed);
   m.def("reverse(Tensor from_, int beyond) -> Tensor", &reverse);
@@ -54,4 +56,5 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
 TORCH_LIBRARY_IMPL(seqcuda_emulated, CPU, m) {
   m.impl("sequence", &seq::ops::sequence<seq::ops::sequence_cuda>);
   m.impl("sequence_backward", &seq::ops::sequence_backward<seq::ops::sequence_backward_cuda>);
+  m.impl("mask", &seq::ops::mask_cuda);
 }

@@ -28,7 +28,9 @@ CudaLayer::CudaLayer(const Arguments& a, const Layer& layer)
       c0(contiguous(a.c0)),
       reset_h(contiguous(a.reset_h)),
       reset_c(contiguous(a.reset_c)),
-      resets(contiguous(a.resets)) {
+      resets(contiguous(a.resets)),
+      factors(computed(a.factors, layer)),
+      detach_every(a.detach_every) {
   if (a.lengths.has_value()) {
     TORCH_CHECK(a.lengths->device() == a.x.device(), "seqcuda: lengths is on ", a.lengths->device(), ", x on ",
                 a.x.device());
@@ -57,6 +59,9 @@ void CudaLayer::set_walk(cuda::Walk& walk, int64_t d, const at::Tensor& y, const
   walk.y = pointer(y, d * layer.width);
   walk.y_stride = layer.directions * layer.width;
   if (c_all.numel() > 0) walk.c_all = pointer(c_all, d * layer.rows * layer.hidden);
+  walk.factors = factors.each([&](const at::Tensor& t) { return factor_of<const void>(t, d); });
+  walk.has_factors = layer.has_factors, walk.reverse = reverse[d], walk.detach_every = detach_every;
+  walk.saved_width = layer.saved_width;
   walk.c_all_plane = layer.directions * layer.rows * layer.hidden;
 }
 

@@ -50,6 +50,8 @@ struct CudaLayer {
   const PlanStorage plan;  // of padded or packed data; lengths are the kernels'
   const at::TensorOptions compute;
   at::Tensor x, h0, c0, reset_h, reset_c, resets, lengths;  // x [data rows, I]
+  const Factors<at::Tensor> factors;
+  const int64_t detach_every;
   std::vector<DirectionWeights> weights;
 };
 

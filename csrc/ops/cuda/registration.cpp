@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "ops/cuda/sequence.h"
+#include "ops/mask.h"
 #include "ops/unboxed.h"
 
 namespace seq::ops {
@@ -9,6 +10,7 @@ namespace seq::ops {
 TORCH_LIBRARY_IMPL(seqcuda, CUDA, m) {
   m.impl("sequence", &sequence<sequence_cuda>);
   m.impl("sequence_backward", &sequence_backward<sequence_backward_cuda>);
+  m.impl("mask", &mask_cuda);
 }
 
 }  // namespace seq::ops

@@ -10,7 +10,8 @@ namespace {
 
 struct DirectionForward {
   cuda::Forward f;
-  at::Tensor h, operand, gx, gh, saved;  // saved: kept for the backward, or one step's where the phases need it
+  at::Tensor h, dropped, operand, gx, gh,
+      saved;  // saved: kept for the backward, or one step's where the phases need it
 };
 
 void walk_step(const CudaLayer& c, DirectionForward& dir, int64_t d, int64_t k, int64_t chunk_first, bool keeps_gates) {
@@ -26,7 +27,10 @@ void walk_step(const CudaLayer& c, DirectionForward& dir, int64_t d, int64_t k, 
   };
   for (int p = 0; p < layer.cell.phases; ++p) {
     const int64_t first = layer.cell.phase_begin[p] * layer.hidden, last = layer.cell.phase_begin[p + 1] * layer.hidden;
-    multiply(p == 0 ? dir.h : dir.operand, c.weights[d].w_hh.narrow(0, first, last - first));
+    multiply(p > 0                   ? dir.operand
+             : dir.dropped.defined() ? dir.dropped
+                                     : dir.h,
+             c.weights[d].w_hh.narrow(0, first, last - first));
     check_launch(c.kernels.forward[p](dir.f, s, c.stream));
   }
   if (layer.projected()) {
@@ -44,7 +48,7 @@ SequenceResult sequence_cuda(const Arguments& a, const std::string& save, const 
   const c10::DeviceGuard guard(a.x.device());
   const CudaLayer c(a, layer);
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
-  const int64_t rows = layer.rows, G = layer.cell.gates, width_saved = layer.cell.saved * H;
+  const int64_t rows = layer.rows, G = layer.cell.gates, width_saved = layer.saved_width;
   const auto data = a.x.options();
 
   const at::Tensor y = at::empty({rows, D * P}, data), h_n = at::empty({D, B, P}, data);
@@ -61,6 +65,10 @@ SequenceResult sequence_cuda(const Arguments& a, const std::string& save, const 
     dir.gx = at::empty({chunk_rows, G * H}, c.compute);
     dir.gh = at::empty({B * std::max(G * H, P)}, c.compute);
     dir.f.h = dir.h.data_ptr();
+    if (c.factors.drop.defined()) {
+      dir.dropped = at::empty({B, P}, data);
+      dir.f.dropped = dir.dropped.data_ptr();
+    }
     if (S > 1) dir.f.c = c_n.select(1, d).data_ptr();
     if (layer.cell.phases > 1 || layer.projected()) {
       dir.operand = at::empty({B, H}, data);

@@ -25,7 +25,7 @@ class LayerBackward {
     c_all_ = s.c_all.contiguous();
     saved_ = s.saved.contiguous();
     grad_y_ = contiguous(s.grad_y), grad_c_all_ = contiguous(s.grad_c_all);
-    lean_ = layer.cell.saved > 0 && s.saved.numel() == 0;
+    lean_ = layer.saved_width > 0 && s.saved.numel() == 0;
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
     const auto start = [&](const OptionalTensor& t, at::IntArrayRef sizes) {
       at::Tensor out = at::empty(sizes, c_.compute);
@@ -35,6 +35,8 @@ class LayerBackward {
     dc_ = start(s.grad_c_n, {S - 1, D, B, H});
     if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, c_.compute);
     if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, c_.compute);
+    if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, c_.compute);
+    if (needs.decay_c) ddecay_c_ = at::zeros({S - 1, layer.steps, B, D, H}, c_.compute);
     if (needs.x)
       dx_ =
           D == 1 ? at::empty({layer.rows, layer.input}, c_.compute) : at::zeros({layer.rows, layer.input}, c_.compute);
@@ -81,15 +83,16 @@ class LayerBackward {
     if (dc_.numel() > 0) b.dc = dc_.select(1, d).data_ptr();
     if (dreset_h_.defined()) b.dreset_h = dreset_h_[d].data_ptr();
     if (dreset_c_.defined() && dreset_c_.numel() > 0) b.dreset_c = dreset_c_.select(1, d).data_ptr();
+    b.ddecay_h = factor_of<void>(ddecay_h_, d), b.ddecay_c = factor_of<void>(ddecay_c_, d);
     dir.dgx = at::empty({rows, G * H}, data_);
     dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, data_);
     dir.product = at::empty({B, P}, c_.compute);
     if (layer_.cell.phases > 1 || layer_.projected()) dir.operand = at::empty({B, H}, c_.compute);
     if (layer_.projected()) dir.dh_out = at::empty({rows, P}, data_);
     if (lean_)
-      dir.saved = at::empty({rows, layer_.cell.saved * H}, c_.compute);
-    else if (layer_.cell.saved > 0)
-      dir.saved = saved_[d].view({layer_.rows, layer_.cell.saved * H});
+      dir.saved = at::empty({rows, layer_.saved_width}, c_.compute);
+    else if (layer_.saved_width > 0)
+      dir.saved = saved_[d].view({layer_.rows, layer_.saved_width});
   }
 
   int64_t saved_first(const Chunk& chunk) const { return lean_ ? chunk.r0 : 0; }
@@ -231,6 +234,8 @@ class LayerBackward {
             given(needs_.c0, dc_),
             given(needs_.reset_h, dreset_h_),
             given(needs_.reset_c, dreset_c_),
+            ddecay_h_.defined() ? ddecay_h_ : at::empty({0}, c_.compute),
+            ddecay_c_.defined() ? ddecay_c_ : at::empty({0}, c_.compute),
             dw};
   }
 
@@ -239,7 +244,7 @@ class LayerBackward {
   const Needs& needs_;
   const at::TensorOptions data_;
   const at::IntArrayRef shape_;
-  at::Tensor y_, c_all_, saved_, grad_y_, grad_c_all_, dh_, dc_, dreset_h_, dreset_c_, dx_;
+  at::Tensor y_, c_all_, saved_, grad_y_, grad_c_all_, dh_, dc_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, dx_;
   bool lean_ = false;
   int64_t steps_ = 1;
   std::vector<DirectionBackward> directions_;
