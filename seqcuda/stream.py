@@ -18,6 +18,12 @@ def check_one_direction(name: str, bidirectional: bool) -> None:
         )
 
 
+def decay_of_one_step(name: str, decay, states: int):
+    """A `decay` broadcastable to ``(B, H)`` as one broadcastable to ``(1, B, H)``."""
+    parts = checks.as_decays(name, decay, states)
+    return tuple(part.unsqueeze(0) if isinstance(part, Tensor) and part.dim() == 2 else part for part in parts)
+
+
 class Stream:
     """A layer with its state, called once for each step: ``y = stream(x)``. Made by ``layer.stream(batch_size)``.
 
@@ -44,17 +50,19 @@ class Stream:
         self.reset()
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """The output of the next step; the state moves on."""
+    def __call__(self, x: Tensor, *, decay: Tensor | tuple[Tensor | None, ...] | None = None) -> Tensor:
+        """The output of the next step; the state moves on. decay: as in the layer's `step`."""
         if not isinstance(x, Tensor):
             raise checks.InputTypeError(f"{self._name}: input must be a Tensor, got {checks.kind(x)}")
         if x.shape != self._input_shape:
             raise RuntimeError(f"{self._name}: input must have shape {self._input_shape}, got {tuple(x.shape)}")
         stack, weights, x = self._stack, self._flat_weights, x.unsqueeze(0)
         result = None
-        if stack.plain:
+        if decay is not None:
+            decay = decay_of_one_step(self._name, decay, stack.cell.states)
+        elif stack.plain:
             result = _backend.quick_call(stack.cell.name, x, self._state, weights, stack.num_layers)
-        y, self._state = result or layers.run(stack, x, self._state, weights)
+        y, self._state = result or layers.run(stack, x, self._state, weights, decay=decay)
         return y.squeeze(0)
 
     @property

@@ -39,6 +39,8 @@ OPTIONS = {
     "packed, resets": {"ragged": "packed", "resets": True},
     "one step of one row": {"T": 1, "B": 1},
     "no input features": {"I": 0},
+    "decay, dropout, zoneout": {"factors": ("decay", "drop", "mask"), "reverse": (False, True), "ragged": "lengths"},
+    "zoneout, lean, detached": {"factors": ("decay", "keep"), "resets": True, "save": "states", "detach_every": 2},
     "more than one block": {"T": 3, "B": 9, "H": 70, "ragged": "lengths", "resets": True},
 }
 

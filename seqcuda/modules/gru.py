@@ -12,13 +12,19 @@ class GRU(SequenceLayer, torch.nn.GRU):
 
     A torch.nn.GRU in its arguments, parameters ``weight_ih_l{k} (3H, I)``, ``weight_hh_l{k} (3H, H)``,
     ``bias_ih_l{k}``, ``bias_hh_l{k} (3H)``, initialisation and state_dict. `forward` takes keyword-only `lengths`,
-    `resets`, `reset_state` and `return_states` as well.
+    `resets`, `reset_state`, `return_states`, `decay` and `detach_every` as well.
 
     Args:
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in torch.nn.GRU.
         save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
             gates again.
+        recurrent_dropout: keyword-only. Probability of dropping a unit of h_{t-1} in the product with W_hh, in
+            training: one mask for all steps of a row, Gal and Ghahramani 2015, arXiv:1512.05287.
+        zoneout: keyword-only. Probability that a unit of the state stays as it was before the step; in eval mode its
+            expectation. Krueger et al. 2016, arXiv:1606.01305.
+        weight_dropout: keyword-only. Probability of dropping a weight of W_hh, in training: one mask for a call, Merity
+            et al. 2017, arXiv:1708.02182.
         reset_after: keyword-only. True, as in torch.nn: r multiplies ``h W_hn^T + b_hn``. False, as in Cho et al.
             2014: r multiplies h, before the product.
 

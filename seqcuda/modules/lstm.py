@@ -11,13 +11,19 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
 
     A torch.nn.LSTM in its arguments, parameters ``weight_ih_l{k} (4H, I)``, ``weight_hh_l{k} (4H, P)``,
     ``bias_ih_l{k}``, ``bias_hh_l{k} (4H)``, ``weight_hr_l{k} (P, H)``, initialisation and state_dict. `forward`
-    takes keyword-only `lengths`, `resets`, `reset_state` and `return_states` as well.
+    takes keyword-only `lengths`, `resets`, `reset_state`, `return_states`, `decay` and `detach_every` as well.
 
     Args:
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in torch.nn.LSTM.
         save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
             gates again.
+        recurrent_dropout: keyword-only. Probability of dropping a unit of h_{t-1} in the product with W_hh, in
+            training: one mask for all steps of a row, Gal and Ghahramani 2015, arXiv:1512.05287.
+        zoneout: keyword-only. Probability that a unit of the state stays as it was before the step; in eval mode its
+            expectation. Krueger et al. 2016, arXiv:1606.01305. A pair for h and c.
+        weight_dropout: keyword-only. Probability of dropping a weight of W_hh, in training: one mask for a call, Merity
+            et al. 2017, arXiv:1708.02182.
 
     Shapes: input ``(T, B, I)``, h_0 and h_n ``(num_layers * directions, B, P)``, c_0 and c_n
     ``(num_layers * directions, B, H)``, output ``(T, B, directions * P)``; P is proj_size, or H without one.

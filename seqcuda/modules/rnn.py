@@ -11,7 +11,7 @@ class RNN(SequenceLayer, torch.nn.RNN):
 
     A torch.nn.RNN in its arguments, parameters ``weight_ih_l{k} (H, I)``, ``weight_hh_l{k} (H, H)``,
     ``bias_ih_l{k}``, ``bias_hh_l{k} (H)``, initialisation and state_dict. `forward` takes keyword-only `lengths`,
-    `resets`, `reset_state` and `return_states` as well.
+    `resets`, `reset_state`, `return_states`, `decay` and `detach_every` as well.
 
     Args:
         input_size, hidden_size: I and H.
@@ -19,6 +19,12 @@ class RNN(SequenceLayer, torch.nn.RNN):
             in torch.nn.RNN.
         save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
             gates again.
+        recurrent_dropout: keyword-only. Probability of dropping a unit of h_{t-1} in the product with W_hh, in
+            training: one mask for all steps of a row, Gal and Ghahramani 2015, arXiv:1512.05287.
+        zoneout: keyword-only. Probability that a unit of the state stays as it was before the step; in eval mode its
+            expectation. Krueger et al. 2016, arXiv:1606.01305.
+        weight_dropout: keyword-only. Probability of dropping a weight of W_hh, in training: one mask for a call, Merity
+            et al. 2017, arXiv:1708.02182.
 
     Shapes: input ``(T, B, I)``, hx and h_n ``(num_layers * directions, B, H)``, output ``(T, B, directions * H)``.
     """

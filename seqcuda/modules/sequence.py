@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _backend, _dynamo, checks, layers
 from ..cells import CELLS
 from ..layers import Stack
-from ..stream import Stream, check_one_direction
+from ..stream import Stream, check_one_direction, decay_of_one_step
 from .weights import weights_of
 
 
@@ -109,9 +109,8 @@ class SequenceLayer(torch.nn.RNNBase):
         checks.check_cell_input(name, input, self.weight_ih_l0)
         if resets is not None:
             resets = checks.as_resets(name, resets, tuple(input.shape[:-1]), input.device).unsqueeze(0)
-        if input.dim() == 2 and decay is not None:  # of one step, all rows
-            parts = checks.as_decays(name, decay, CELLS[self.cell_name].states)
-            decay = tuple(part if part is None or part.dim() < 2 else part.unsqueeze(0) for part in parts)
+        if decay is not None:
+            decay = decay_of_one_step(name, decay, CELLS[self.cell_name].states)
         y, hx = self._run(False, input.unsqueeze(0), hx, (None, resets, reset_state, decay))
         return y.squeeze(0), hx
 
