@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .cells import CELLS
-from .walk import WEIGHTS_PER_DIRECTION, Factors
+from .walk import WEIGHTS_PER_DIRECTION, Factors, compute_dtype
 
 
 def register() -> None:
@@ -30,7 +30,7 @@ def _sequence(
         batch = x.shape[1]
     else:  # the width of packed data is a number inside batch_sizes
         batch = torch.library.get_ctx().new_dynamic_size()
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    compute = compute_dtype(x.dtype)
     kept = x.new_empty((extra if save != "nothing" else 0, directions, *leading, hidden), dtype=compute)
     saved = kind.saved + (kind.states if factors is not None and Factors(*factors).has_keep else 0)
     return (

@@ -9,11 +9,7 @@ from torch import Tensor
 
 from .forms import Form
 from .masks import mask
-from .walk import WEIGHTS_PER_DIRECTION, Factors
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from .walk import WEIGHTS_PER_DIRECTION, Factors, compute_dtype
 
 
 def decays_in(form: Form, decay: tuple[Tensor | None, ...], widths: tuple[int, ...], D: int, dtype: torch.dtype):

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _backend, autograd, checks
 from .cells import Cell
-from .factors import Room, compute_dtype, decays_in, with_weight_dropout
+from .factors import Room, decays_in, with_weight_dropout
 from .forms import Form, form_of
 from .masks import new_seed
-from .walk import Inputs, Outputs, Walk
+from .walk import Inputs, Outputs, Walk, compute_dtype
 
 SAVE = ("all", "states")
 

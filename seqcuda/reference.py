@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk, packed_alive, packed_rows
+from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk, compute_dtype, packed_alive, packed_rows
 
 
 def sequence(walk: Walk, inputs: Inputs) -> Outputs:
@@ -53,7 +53,7 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
     """One direction over padded data: y, h_n, c_n, c of all steps, gates of all steps, in the type of computation."""
     cell, x = walk.cell, inputs.x
     dtype = x.dtype
-    compute = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    compute = compute_dtype(dtype)
     begin = d * WEIGHTS_PER_DIRECTION
     weights = inputs.weights[begin : begin + WEIGHTS_PER_DIRECTION]
     w_ih, w_hh, b_ih, b_hh, w_hr = (None if w is None else w.to(compute) for w in weights)

@@ -1,8 +1,9 @@
 """`python -m seqcuda check`: every cell, dtype, engine and instruction set on this very machine.
 
-Each form of a walk (padded, packed, with lengths, with resets, in reverse, lean) is computed on small odd sizes, for
-training and for inference. Outputs, states and gradients are compared with the float64 reference on the same inputs by
-`testing.assert_close_to_exact`. The reference itself is checked the same way at the other dtypes.
+Each form of a walk (padded, packed, with lengths, with resets, in reverse, lean, with what happens between the steps) is
+computed on small odd sizes, for training and for inference. Outputs, states and gradients are compared with the float64
+reference on the same inputs by `testing.assert_close_to_exact`. The reference itself is checked the same way at the
+other dtypes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from . import _backend, autograd, testing
 from .cells import CELLS
-from .walk import Inputs, Walk
+from .walk import Factors, Inputs, Walk, compute_dtype
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 T, B, I, H = 5, 7, 6, 19  # odd, and more than one vector of every instruction set
@@ -38,6 +39,7 @@ class Form:
     bias: bool = True
     states: bool = True  # initial states are given
     save: str = "all"
+    factors: bool = False
 
 
 FORMS = (
@@ -49,6 +51,7 @@ FORMS = (
     Form("packed", packed=True),
     Form("packed, both directions, resets", reverse=(False, True), packed=True, resets=True),
     Form("lean, both directions, lengths, resets", reverse=(False, True), lengths=True, resets=True, save="states"),
+    Form("decay, dropout, zoneout, lengths, resets", lengths=True, resets=True, factors=True),
 )
 
 
@@ -157,6 +160,10 @@ def _inputs(cell: str, form: Form, dtype: torch.dtype) -> Inputs:
     h0, reset_h = uniform(D, B, H), uniform(D, B, H)
     c0, reset_c = (uniform(S - 1, D, B, H), uniform(S - 1, D, B, H)) if S > 1 else (None, None)
     resets = torch.rand(rows, generator=generator) < 0.3
+    of_h, of_c = [], []
+    for _ in range(3):
+        of_h.append(uniform(T, B, D, H).to(compute_dtype(dtype)))
+        of_c.append(uniform(S - 1, T, B, D, H).to(compute_dtype(dtype)) if S > 1 else None)
     return Inputs(
         x,
         tuple(weights),
@@ -167,6 +174,7 @@ def _inputs(cell: str, form: Form, dtype: torch.dtype) -> Inputs:
         resets if form.resets else None,
         reset_h if form.resets else None,
         reset_c if form.resets else None,
+        Factors(of_h[0], of_c[0], of_h[1], of_h[2], of_c[2]) if form.factors else Factors(),
     )
 
 
@@ -176,7 +184,10 @@ def _compute(walk: Walk, inputs: Inputs, dtype: torch.dtype, device: str = "cpu"
     def leaf(t: Tensor | None) -> Tensor | None:
         if t is None or t is inputs.batch_sizes:
             return t
-        return t.to(device, dtype, copy=True).requires_grad_() if t.is_floating_point() else t.to(device)
+        factor = any(t is f for f in inputs.factors)
+        if not t.is_floating_point():
+            return t.to(device)
+        return t.to(device, compute_dtype(dtype) if factor else dtype, copy=True).requires_grad_()
 
     inputs = Inputs.from_tensors(tuple(leaf(t) for t in inputs.tensors()))
     out = autograd.sequence(walk, inputs)
@@ -198,7 +209,8 @@ def _compute(walk: Walk, inputs: Inputs, dtype: torch.dtype, device: str = "cpu"
 def _named(inputs: Inputs) -> dict[str, Tensor | None]:
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
     weights = {f"{kinds[i % 5]} {i // 5}": w for i, w in enumerate(inputs.weights)}
-    return {name: getattr(inputs, name) for name in ("x", "h0", "c0", "reset_h", "reset_c")} | weights
+    decays = {name: getattr(inputs.factors, name) for name in ("decay_h", "decay_c")}
+    return {name: getattr(inputs, name) for name in ("x", "h0", "c0", "reset_h", "reset_c")} | decays | weights
 
 
 @cache

@@ -19,6 +19,11 @@ from .cells import Cell
 WEIGHTS_PER_DIRECTION = 5  # weight_ih (G*H, I), weight_hh (G*H, P), bias_ih, bias_hh (G*H), weight_hr (P, H)
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of computation of data: float64, or float32 also for float16 and bfloat16."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Walk(NamedTuple):
     """One layer: a cell walked over time in one direction, or in both at once.
 

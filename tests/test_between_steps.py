@@ -16,9 +16,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from walks import Problem, assert_results, differentiable, outputs_and_gradients, results
 
 import seqcuda
-from seqcuda import masks
+from seqcuda import autograd, masks
 from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact, assert_within_rule
+from seqcuda.walk import Factors
 
 ENGINES = seqcuda.engines()
 FACTORS = [("decay",), ("drop",), ("keep",), ("decay", "drop", "mask")]
@@ -112,6 +113,34 @@ def test_gradcheck(backend_name, cell):
         assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
         if backend_name in ("reference", "auto"):
             assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@needs_extension
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm"])
+def test_opcheck(cell):
+    problem = Problem(cell, T=3, B=2, H=3, factors=("decay", "drop", "keep"), detach_every=2, save="all")
+    inputs = problem.inputs()
+    states = (inputs.h0, inputs.c0, *(None,) * 5)
+    arguments = (cell, inputs.x, inputs.weights, *states, problem.reverse, "all", "auto", *problem.additions(inputs))
+    torch.library.opcheck(torch.ops.seqcuda.sequence.default, arguments)
+    y, _, _, c_all, saved = torch.ops.seqcuda.sequence(*arguments)
+    needs = [i in differentiable(inputs.tensors()) for i in range(len(inputs.tensors()))]
+    arguments = (
+        cell, y, None, None, None, inputs.x, inputs.weights, *states, y, c_all, saved, problem.reverse, "auto", needs,
+        0, *problem.additions(inputs),
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.seqcuda.sequence_backward.default, arguments)
+
+
+@needs_extension
+@pytest.mark.parametrize("name", Factors._fields)
+def test_the_op_checks_the_factors(name):
+    inputs = Problem("lstm", factors=("decay", "drop", "keep")).inputs()
+    factor = getattr(inputs.factors, name)
+    for wrong in (factor[..., :1], factor.float()):
+        factors = inputs.factors._replace(**{name: wrong})
+        with pytest.raises(RuntimeError, match=f"{name} must be"):
+            autograd.sequence(Problem("lstm").walk(), inputs._replace(factors=factors))
 
 
 # Decay

@@ -149,8 +149,9 @@ class States(torch.nn.Module):
         (lambda: module_of("LSTM", proj_size=2), (), "a projection"),
         (Resets, (torch.zeros(5, 2, dtype=torch.bool),), "resets"),
         (States, (), "the states of all steps"),
+        (lambda: module_of("GRU", zoneout=0.1), (), "a decay, recurrent dropout or zoneout"),
     ],
-    ids=["projection", "resets", "states"],
+    ids=["projection", "resets", "states", "zoneout"],
 )
 def test_what_onnx_has_not_is_an_error(model, more, named):
     with pytest.raises(ValueError, match=f"ONNX has no operator for {named}"):

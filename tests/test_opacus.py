@@ -96,6 +96,8 @@ def test_what_a_sampler_cannot_see_is_an_error():
         GradSampleModule(Model("GRU"))(x).sum().backward()
     with pytest.raises(ValueError, match="layer must have dropout=0, got 0.5"):
         seqcuda.opacus.prepare(Model("GRU", num_layers=2, dropout=0.5))
+    with pytest.raises(ValueError, match="layer must have zoneout=0, got 0.1"):
+        seqcuda.opacus.prepare(Model("GRU", zoneout=0.1))
     model = GradSampleModule(seqcuda.opacus.prepare(Model("LSTM")))
     resets = torch.zeros(5, 6, dtype=torch.bool)
     state = torch.zeros(1, 5, 4, dtype=torch.float64)
