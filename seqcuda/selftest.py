@@ -1,6 +1,6 @@
 """`python -m seqcuda check`: every cell, dtype, engine and instruction set on this very machine.
 
-Each form of a walk (padded, packed, with lengths, with resets, in reverse, lean, with what happens between the steps) is
+Each form of a walk (padded, packed, with lengths, with resets, in reverse, lean, between the steps) is
 computed on small odd sizes, for training and for inference. Outputs, states and gradients are compared with the float64
 reference on the same inputs by `testing.assert_close_to_exact`. The reference itself is checked the same way at the
 other dtypes.
