@@ -26,7 +26,7 @@ class LayerPlan:
         layer: its number.
         engine: "reference", or a compiled engine by name.
         why: why this one, in a sentence.
-        details: instruction set and threads of a compiled engine; empty for the reference.
+        details: what else a compiled engine says, such as instruction set and threads; empty for the reference.
         not_chosen: the other engines -> why they do not run here.
     """
 
@@ -117,7 +117,7 @@ def _plan(number: int, cell_name: str, x: Tensor, batch_sizes, weights, reverse:
         others = {engine: reason or "the reference was asked for" for engine in _backend.engines(x.device.type)}
         return LayerPlan(number, "reference", why, {}, others)
     found = _backend.compiled.explain(cell_name, x, weights, batch_sizes, reverse, asked)
-    engine, why = found.pop("engine"), found.pop("why")
+    engine, why = found["engine"], found["why"]
     others = {name: f"{engine} was chosen: {why}" for name in _backend.engines(x.device.type) if name != engine}
-    others["reference"] = "a compiled engine can run"
-    return LayerPlan(number, engine, why, found, others)
+    others |= found["refusals"] | {"reference": "a compiled engine can run"}
+    return LayerPlan(number, engine, why, found["details"], others)

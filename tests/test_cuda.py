@@ -191,8 +191,35 @@ def test_engines_by_name(emulated):
     arguments = ("gru", inputs.x, inputs.weights, *(None,) * 7, (False,), "nothing")
     chosen, named = (emulated.sequence(*arguments, engine) for engine in ("auto", "stepwise"))
     assert all(torch.equal(a, b) for a, b in zip(chosen, named, strict=True))
-    with pytest.raises(ValueError, match="panel"):
+    with pytest.raises(ValueError, match="must be auto, stepwise.*, got 'panel'"):
         emulated.sequence(*arguments, "panel")
+
+
+@pytest.fixture
+def explain(emulated):
+    """Engine, why, and the other lines, of a GRU on a GPU of a compute capability."""
+
+    def ask(engine: str, capability: int = 90) -> list[str]:
+        inputs = Problem("gru").inputs()
+        emulated.set_capability(capability)
+        return emulated.explain("gru", inputs.x, *inputs.weights[:2], engine)
+
+    yield ask
+    emulated.set_capability(90)
+
+
+def test_explain(explain):
+    engine, why, *more = explain("auto")
+    assert engine == "stepwise" and "no measurement" in why
+    assert "compute_capability: 9.0" in more
+    assert "tested: in the emulation, no GPU has run it yet" in more
+    assert explain("stepwise")[:2] == ["stepwise", "asked for by name"]
+
+
+def test_a_gpu_that_is_too_old_is_refused(explain):
+    explain("auto", 80)
+    with pytest.raises(RuntimeError, match="compute capability 7.0, the extension was compiled for 8.0 and newer"):
+        explain("auto", 70)
 
 
 def test_the_emulation_runs_barriers(emulated):

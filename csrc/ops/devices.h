@@ -10,12 +10,18 @@
 
 namespace seq::ops {
 
-// "engine" and "why", then what else there is to say.
-using Explanation = std::vector<std::pair<std::string, std::string>>;
+using NamedTexts = std::vector<std::pair<std::string, std::string>>;
+
+// Who computes a layer, why, and what else there is to say; by name, why other engines cannot.
+struct Explanation {
+  std::string engine, why;
+  NamedTexts details, refusals;
+};
 
 struct Device {
   std::vector<std::string> engines;
-  // What `asked`, "auto" or a name, becomes for a layer; throws for an unknown name.
+  // What `asked`, "auto" or a name, becomes for a layer; throws for an unknown name, and for an engine that cannot run
+  // it.
   Explanation (*explain)(const Layer& layer, const std::string& asked);
 };
 

@@ -11,10 +11,11 @@ namespace {
 Explanation explain(const Layer& layer, const std::string& asked) {
   const Choice choice = choose_engine(layer, asked);
   const bool panel = choice.engine == Engine::kPanel;
-  return {{"engine", panel ? "panel" : "stepwise"},
-          {"why", choice.why},
-          {"instruction_set", cpu::instruction_set()},
-          {"threads", panel ? make_team(layer).describe() : "as ATen's products choose"}};
+  return {panel ? "panel" : "stepwise",
+          choice.why,
+          {{"instruction_set", cpu::instruction_set()},
+           {"threads", panel ? make_team(layer).describe() : "as ATen's products choose"}},
+          {}};
 }
 
 const AddDevice cpu_device("cpu", {{"panel", "stepwise"}, &explain});

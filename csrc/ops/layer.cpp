@@ -26,7 +26,7 @@ const CellCounts& cell_counts(std::string_view name) {
   TORCH_CHECK_VALUE(false, "seqcuda: no compiled cell is named '", name, "'");
 }
 
-Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)) {
+Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device()) {
   directions = static_cast<int64_t>(a.reverse.size());
   TORCH_CHECK_VALUE(directions == 1 || directions == 2, "seqcuda: reverse must name 1 or 2 directions, got ",
                     directions);

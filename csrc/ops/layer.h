@@ -43,6 +43,7 @@ struct PlanStorage {
 
 struct Layer {
   CellCounts cell;
+  at::Device device;
   int64_t directions, steps, batch, rows, input, hidden, width;  // rows: data rows, T*B or N
   int64_t saved_width;                                           // numbers in a row of saved
   bool packed, has_factors;

@@ -36,13 +36,23 @@ const Device& device_named(const std::string& name) {
   return found->second;
 }
 
+py::dict as_dict(const NamedTexts& texts) {
+  py::dict out;
+  for (const auto& [name, text] : texts) out[name.c_str()] = text;
+  return out;
+}
+
 // What `engine` ("auto" or a name) becomes for this layer.
 py::dict explain(const std::string& cell, const at::Tensor& x, const std::vector<OptionalTensor>& weights,
                  const OptionalTensor& batch_sizes, const std::vector<bool>& reverse, const std::string& engine) {
   Arguments a{cell, x, weights, {}, {}, {}, batch_sizes, {}, {}, {}, reverse};
   const Device& device = device_named(c10::DeviceTypeName(x.device().type(), /*lower_case=*/true));
+  const Explanation found = device.explain(Layer(a), engine);
   py::dict out;
-  for (const auto& [name, value] : device.explain(Layer(a), engine)) out[name.c_str()] = value;
+  out["engine"] = found.engine;
+  out["why"] = found.why;
+  out["details"] = as_dict(found.details);
+  out["refusals"] = as_dict(found.refusals);
   return out;
 }
 

@@ -4,15 +4,24 @@
 
 #include "emulator.h"
 #include "ops/cuda/common.h"
+#include "ops/cuda/engines.h"
 #include "ops/cuda/sequence.h"
 #include "ops/mask.h"
 #include "ops/unboxed.h"
 #include "self_test.h"
 
+namespace {
+int64_t emulated_capability = 90;
+}
+
 // In the place of csrc/ops/cuda/device.cpp.
 namespace seq::ops {
 
 cuda::Stream current_stream(const at::Device&) { return nullptr; }
+
+int compute_capability(const at::Device&) { return static_cast<int>(emulated_capability); }
+
+bool tf32_allowed() { return false; }
 
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   at::mm_out(out, a.to(out.scalar_type()), b.to(out.scalar_type()));
@@ -30,6 +39,8 @@ void set_fault(const std::string& name) {
                                                : Fault::kShiftedIndex);
 }
 
+void set_capability(int64_t capability) { emulated_capability = capability; }
+
 void set_seed(int64_t seed) { emulation::set_seed(seed); }
 
 at::Tensor reverse(const at::Tensor& from, int64_t beyond) {
@@ -37,6 +48,17 @@ at::Tensor reverse(const at::Tensor& from, int64_t beyond) {
   seq::ops::check_launch(reverse_through_shared_memory(from.const_data_ptr<float>(), to.mutable_data_ptr<float>(),
                                                        static_cast<int>(from.numel()), static_cast<int>(beyond)));
   return to;
+}
+
+// The engine, why, and why others cannot, of a layer without biases.
+std::vector<std::string> explain(std::string cell, const at::Tensor& x, const at::Tensor& w_ih, const at::Tensor& w_hh,
+                                 const std::string& engine) {
+  const seq::ops::Layer layer({std::move(cell), x, {w_ih, w_hh, {}, {}, {}}, {}, {}, {}, {}, {}, {}, {}, {false}});
+  const seq::ops::Explanation found = seq::ops::devices().at("cuda").explain(layer, engine);
+  std::vector<std::string> texts{found.engine, found.why};
+  for (const auto& part : {found.details, found.refusals})
+    for (const auto& [name, text] : part) texts.push_back(name + ": " + text);
+  return texts;
 }
 
 void deadlock() { seq::ops::check_launch(wait_for_ever()); }
@@ -49,7 +71,9 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def(seq::ops::kMaskSchema);
   m.def("set_fault(str name) -> ()", &set_fault);
   m.def("set_seed(int seed) -> ()", &set_seed);
+  m.def("set_capability(int capability) -> ()", &set_capability);
   m.def("reverse(Tensor from_, int beyond) -> Tensor", &reverse);
+  m.def("explain(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str[]", &explain);
   m.def("deadlock() -> ()", &deadlock);
 }
 

@@ -1,12 +1,9 @@
 // What the forward and the backward of a layer on CUDA share.
 #pragma once
 
-#include <c10/core/DeviceGuard.h>
-
 #include "cuda/stepwise.h"
 #include "ops/chunks.h"
 #include "ops/cuda/device.h"
-#include "ops/cuda/engines.h"
 
 namespace seq::ops {
 

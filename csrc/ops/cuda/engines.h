@@ -1,11 +1,24 @@
-// The CUDA engines by name.
+// The CUDA engines by name, what each can run, and who is chosen.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "ops/devices.h"
+#include "ops/gradients.h"
 
 namespace seq::ops {
 
-// Throws unless `asked` is "auto" or the name of an engine that can run this layer.
-Explanation choose_cuda_engine(const Layer& layer, const std::string& asked);
+// What all engines share: the shapes and the meaning of what the forward gives and keeps (ops/sequence.h).
+struct CudaEngine {
+  std::string_view name;
+  // Why it cannot run a layer on a GPU of this compute capability (90 for 9.0); empty: it can.
+  std::string (*refusal)(const Layer& layer, int capability);
+  SequenceResult (*forward)(const Arguments& a, const Layer& layer, const Kept& kept);
+  SequenceGradients (*backward)(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
+};
+
+// `asked` is "auto" or a name. Throws for an unknown one, and for an engine that cannot run this layer.
+const CudaEngine& choose_cuda_engine(const Layer& layer, const std::string& asked);
 
 }  // namespace seq::ops

@@ -1,5 +1,5 @@
-// The op pair on CUDA, by engine "stepwise". It never waits for the device nor reads a tensor of it on the host, so
-// that it can be captured into a CUDA graph. Shapes: seqcuda/walk.py.
+// The op pair on CUDA, by the engine that engines.h chooses. It never waits for the device nor reads a tensor of it on
+// the host, so that it can be captured into a CUDA graph. Shapes: seqcuda/walk.py.
 #pragma once
 
 #include "ops/sequence.h"

@@ -10,6 +10,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __CUDA_ARCH_LIST__ 800
 
 using dim3 = emulation::Dim3;
 using cudaStream_t = void*;

@@ -1,8 +1,7 @@
-// The backward of a layer on CUDA, in chunks of time from the last to the first. A chunk: what lean training did not
+// The backward of engine stepwise, in chunks of time from the last to the first. A chunk: what lean training did not
 // keep is computed again by one product, the gates' gradients are walked, and dW and dx follow by one product each.
 #include "ops/cuda/common.h"
-#include "ops/cuda/sequence.h"
-#include "ops/gradients.h"
+#include "ops/cuda/stepwise.h"
 
 namespace seq::ops {
 
@@ -252,14 +251,8 @@ class LayerBackward {
 
 }  // namespace
 
-SequenceGradients sequence_backward_cuda(const Arguments& a, const Saved& s, const std::string& engine,
-                                         const std::vector<bool>& needs, int64_t weight_groups) {
-  const Layer layer(a);
-  choose_cuda_engine(layer, engine);
-  const Needs wanted(needs, weight_groups, layer);
-  check_saved(s, layer, a.x);
-  const c10::DeviceGuard guard(a.x.device());
-  return LayerBackward(a, s, layer, wanted).run();
+SequenceGradients stepwise_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs) {
+  return LayerBackward(a, s, layer, needs).run();
 }
 
 }  // namespace seq::ops
