@@ -77,10 +77,10 @@ def draw(files: list[dict], out: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help="default: benchmarks/results/*.json, but for cpu-*")
+    parser.add_argument("files", nargs="*", type=Path, help="default: benchmarks/results/*.json but cpu-* and cuda-*")
     parser.add_argument("--out", type=Path, default=PICTURE)
     args = parser.parse_args()
-    paths = args.files or sorted(p for p in RESULTS.glob("*.json") if not p.name.startswith("cpu-"))
+    paths = args.files or sorted(p for p in RESULTS.glob("*.json") if not p.name.startswith(("cpu-", "cuda-")))
     if not paths:
         print("error: there are no results yet; python -m benchmarks.run writes them", file=sys.stderr)
         return 2

@@ -20,11 +20,14 @@ from .tables import Column, columns, heading, median, quartiles, table
 RESULTS = Path(__file__).parent / "results"
 
 
+RATIO_ALONE = (
+    Column("ratio", lambda r: median(r["ratio"]), right=True),
+    Column("quartiles", lambda r: quartiles(r["ratio"])),
+)
 RATIO = (
     Column("torch.nn ms", lambda r: bench.milliseconds(r["torch ms"]), right=True),
     Column("seqcuda ms", lambda r: bench.milliseconds(r["seqcuda ms"]), right=True),
-    Column("ratio", lambda r: median(r["ratio"]), right=True),
-    Column("quartiles", lambda r: quartiles(r["ratio"])),
+    *RATIO_ALONE,
 )
 COLUMNS = (
     *columns("shape", "sizes", "cell", "mode"),

@@ -142,6 +142,26 @@ def pair(
         synchronise()
         return (clock() - start) / times
 
+    return in_turn(a, b, seconds, timed, sample, fewest)
+
+
+def in_turn(
+    a: Callable[[], object],
+    b: Callable[[], object],
+    seconds: float,
+    timed: Callable[[Callable[[], object], int], float],
+    sample: float = SAMPLE,
+    fewest: int = FEWEST,
+    most: int = MOST,
+) -> tuple[list[float], list[float]]:
+    """The times of `a` and of `b`, A B B A A B ..., for about `seconds` after a warm-up.
+
+    Args:
+        timed: seconds per call of a function that it calls so many times.
+        sample: seconds that each timed sample lasts at least, by calling again.
+        fewest, most: pairs, whatever the time.
+    """
+
     def warm_up(call: Callable[[], object]) -> float:
         first = timed(call, 1)
         return first if first > seconds else min(timed(call, 1) for _ in range(2))
@@ -152,7 +172,7 @@ def pair(
     of_a, of_b = [], []
     turn = [(a, times[0], of_a), (b, times[1], of_b)]
     with _no_garbage_collection():
-        for _ in range(min(MOST, max(fewest, pairs))):
+        for _ in range(min(most, max(fewest, pairs))):
             for call, n, found in turn:
                 found.append(timed(call, n))
             turn.reverse()

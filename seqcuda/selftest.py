@@ -85,13 +85,18 @@ class Runner:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one cell by one runner at one dtype: the worst error in ulp, and what went wrong, by form."""
+    """Of one cell by one runner at one dtype: the worst error in ulp, what went wrong by form, and why the runner does
+    not compute this."""
 
     cell: str
     runner: str
     dtype: str
     ulp: float
     failures: tuple[str, ...]
+    refusal: str = ""
+
+    def __str__(self) -> str:
+        return "FAILED" if self.failures else "-" if self.refusal else f"{self.ulp:.2g}"
 
 
 def runners() -> list[Runner]:
@@ -112,20 +117,35 @@ def run() -> Iterator[Result]:
 
 
 def check(cell: str, runner: Runner, dtype: torch.dtype) -> Result:
-    worst, failures = 0.0, []
+    worst, failures, name = 0.0, [], str(dtype).removeprefix("torch.")
+    if reason := refusal(cell, runner, dtype):
+        return Result(cell, str(runner), name, worst, (), reason)
     for form in FORMS:
         exact = _exact(cell, form, dtype)
         try:
             with runner.selected():
                 actual = _compute(_walk(cell, form), _inputs(cell, form, dtype), dtype, runner.device)
-            for name, value in actual.items():
+            for what, value in actual.items():
                 if value.numel():
-                    unit = testing.ulp(exact[name], dtype) or torch.finfo(dtype).tiny
-                    worst = max(worst, testing.error(value, exact[name]) / unit)
-                testing.assert_close_to_exact(value, exact[name], dtype, name=name)
+                    unit = testing.ulp(exact[what], dtype) or torch.finfo(dtype).tiny
+                    worst = max(worst, testing.error(value, exact[what]) / unit)
+                testing.assert_close_to_exact(value, exact[what], dtype, name=what)
         except (AssertionError, RuntimeError, ValueError) as error:
             failures.append(f"{form.name}: {type(error).__name__}: {error}")
-    return Result(cell, str(runner), str(dtype).removeprefix("torch."), worst, tuple(failures))
+    return Result(cell, str(runner), name, worst, tuple(failures))
+
+
+def refusal(cell: str, runner: Runner, dtype: torch.dtype) -> str:
+    """Why an engine of a GPU does not take these sizes; the forms do not matter to it. Others take all."""
+    if runner.device == "cpu":
+        return ""
+    inputs = _inputs(cell, FORMS[0], dtype)
+    x, weights = (inputs.x.to(runner.device), [None if w is None else w.to(runner.device) for w in inputs.weights])
+    try:
+        _backend.compiled.explain(cell, x, weights, None, FORMS[0].reverse, runner.backend)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 @cache
@@ -238,11 +258,13 @@ def command() -> int:
     for cell in CELLS:
         for name in names:
             row = [found[cell, name, d] for d in dtypes]
-            print(f"{cell:17} {name:19}" + "".join(f"{'FAILED' if r.failures else f'{r.ulp:.2g}':>10}" for r in row))
-    failed = [r for r in results if r.failures]
+            print(f"{cell:17} {name:19}" + "".join(f"{r!s:>10}" for r in row))
+    failed, refused = [r for r in results if r.failures], {r.refusal for r in results if r.refusal}
     for r in failed:
         for failure in r.failures:
             print(f"FAILED {r.cell}, {r.runner}, {r.dtype}, {failure}")
+    for reason in sorted(refused):
+        print(f"-: {reason}")
     print(f"{len(results) - len(failed)} of {len(results)} checks passed, {len(FORMS)} forms of a walk in each")
     if _backend.compiled is None:
         print(f"NOT CHECKED: the compiled engines, {_backend.why_not_compiled}")

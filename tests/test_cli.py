@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import marks
 import package
 import pytest
 import torch
@@ -83,7 +84,10 @@ def test_check_without_the_extension_does_not_pass(small, monkeypatch, capsys):
     assert "NOT CHECKED: the compiled engines, a reason" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("runner", selftest.runners(), ids=str)
+RUNNERS = [pytest.param(r, marks=[marks.gpu] * (r.device == "cuda"), id=str(r)) for r in selftest.runners()]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_and_engine_passes_the_self_test(cell, runner):
     for dtype in selftest.DTYPES:

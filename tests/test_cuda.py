@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import cuda_emulation
+import marks
 import pytest
 import torch
 from hypothesis import given, settings
@@ -45,7 +46,7 @@ OPTIONS = {
 }
 
 
-PLACES = ["emulated", *(["cuda"] if torch.cuda.is_available() and seqcuda.engines("cuda") else [])]
+PLACES = ["emulated", *([pytest.param("cuda", marks=marks.gpu)] if marks.has_gpu else [])]
 
 
 class Place(NamedTuple):
@@ -177,6 +178,17 @@ def test_nothing_waits_for_the_device(emulated):
         seen = {event.key.removeprefix("aten::") for event in profile.key_averages()}
         assert "mm" in seen
         assert not seen & waits
+
+
+def test_every_kernel_goes_to_the_current_stream(emulated):
+    problem = Problem("lstm", P=3, reverse=(False, True), ragged="lengths", resets=True, save="states")
+    emulated.take_streams()
+    emulated.set_stream(7)
+    try:
+        op_outputs_and_gradients(problem, torch.float32, emulated)
+    finally:
+        emulated.set_stream(0)
+    assert emulated.take_streams() == [7]
 
 
 @pytest.mark.skipif(not seqcuda.engines("cuda"), reason="the extension is built without CUDA")

@@ -74,7 +74,11 @@ def measure(
         found[this.section.name]["rows"].append(this.case.measure(seconds * this.section.effort))
 
     _, interrupted = bench.each(todo, one, progress)
-    goals = [goal.as_row(section.name) for section in sections for goal in section.goals(found[section.name]["rows"])]
+    goals = [
+        {"section": section.name, **goal.as_row()}
+        for section in sections
+        for goal in section.goals(found[section.name]["rows"])
+    ]
     return bench.head(seconds, interrupted) | {
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
         "threads": list(threads),

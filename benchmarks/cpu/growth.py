@@ -11,8 +11,9 @@ from pathlib import Path
 from seqcuda import bench
 from seqcuda.shapes import CELLS, MODES, Shape
 
+from ..goals import Goal, plural
 from ..tables import columns
-from .section import FEWEST, THREADS, Case, Goal, Section, number, plural
+from .section import FEWEST, THREADS, Case, Section, number
 
 BASE = Shape("base", T=100, B=8, I=128, H=128)
 SERIES = {

@@ -12,8 +12,9 @@ from seqcuda import bench
 from seqcuda.shapes import CELLS, Shape
 from seqcuda.testing import FEW_ULP, error, ulp
 
+from ..goals import Goal
 from ..tables import columns
-from .section import Case, Goal, Section, number
+from .section import Case, Section, number
 
 SHAPE = Shape("memory", T=200, B=8, I=64, H=128)
 KINDS = ("torch.nn", "fast", "lean")

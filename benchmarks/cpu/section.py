@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from seqcuda import bench
 from seqcuda.shapes import Shape
 
+from ..goals import Goal, geometric_mean, highest, lowest, plural, value
 from ..tables import Column
 
 FEWEST = 3  # pairs of a case, whatever the time
@@ -59,32 +59,6 @@ class Section:
     effort: float = 1.0
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A bound, "at least" or "at most", and what was measured: a figure and the case it is of, for each label."""
-
-    what: str
-    bound: str
-    wanted: float
-    measured: dict[str, tuple[float, str]]
-
-    @property
-    def met(self) -> bool | None:
-        """None: nothing was measured. A figure counts as it is shown, with two decimals."""
-        if not self.measured:
-            return None
-        figures = [round(figure, 2) for figure, _ in self.measured.values()]
-        return min(figures) >= self.wanted if self.bound == "at least" else max(figures) <= self.wanted
-
-    def as_row(self, section: str) -> dict:
-        """As JSON has it."""
-        measured = {label: {"figure": figure, "case": case} for label, (figure, case) in self.measured.items()}
-        return {
-            "section": section, "goal": self.what, "bound": self.bound, "wanted": self.wanted, "measured": measured,
-            "met": self.met,
-        }  # fmt: skip
-
-
 def at_least(what: str, wanted: float, rows: Iterable[dict], figure: str, mean: bool = False) -> Goal:
     """Of the lowest `figure` of the rows of each number of threads, or of the geometric mean."""
     return Goal(what, "at least", wanted, _by_threads(rows, figure, geometric_mean if mean else lowest))
@@ -95,35 +69,11 @@ def at_most(what: str, wanted: float, rows: Iterable[dict], figure: str) -> Goal
     return Goal(what, "at most", wanted, _by_threads(rows, figure, highest))
 
 
-def lowest(rows: list[dict], figure: str) -> tuple[float, str]:
-    row = min(rows, key=lambda row: value(row, figure))
-    return value(row, figure), row["case"]
-
-
-def highest(rows: list[dict], figure: str) -> tuple[float, str]:
-    row = max(rows, key=lambda row: value(row, figure))
-    return value(row, figure), row["case"]
-
-
-def geometric_mean(rows: list[dict], figure: str) -> tuple[float, str]:
-    return statistics.geometric_mean(value(row, figure) for row in rows), ""
-
-
-def value(row: dict, figure: str) -> float:
-    """A figure of a row; of a ratio its median."""
-    found = row[figure]
-    return found["median"] if isinstance(found, dict) else found
-
-
 def _by_threads(rows: Iterable[dict], figure: str, of: Callable) -> dict[str, tuple[float, str]]:
     groups: dict[int, list[dict]] = {}
     for row in rows:
         groups.setdefault(row["threads"], []).append(row)
     return {plural(n, "thread"): of(group, figure) for n, group in sorted(groups.items())}
-
-
-def plural(n: int, what: str) -> str:
-    return f"{n} {what}" + "s" * (n != 1)
 
 
 def cut(shape: Shape, most: float) -> Shape:

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "fiber.h"
@@ -39,6 +40,7 @@ struct Waiting {
 };
 
 std::mutex launches;
+std::set<void*> streams;
 Block* block_now = nullptr;
 Fiber* fiber_now = nullptr;
 bool progress = false;
@@ -108,8 +110,11 @@ const char* refusal(const Dim3& grid, const Dim3& block, size_t shared_bytes, si
   return nullptr;
 }
 
-bool run(const Dim3& grid, const Dim3& block, size_t shared_bytes, const std::function<void()>& kernel) {
+std::set<void*> take_streams() { return std::exchange(streams, {}); }
+
+bool run(const Dim3& grid, const Dim3& block, size_t shared_bytes, void* stream, const std::function<void()>& kernel) {
   const std::lock_guard lock(launches);
+  streams.insert(stream);
   gridDim = grid, blockDim = block;
   std::vector<uint64_t> turn(static_cast<uint64_t>(grid.x) * grid.y * grid.z);
   std::iota(turn.begin(), turn.end(), 0ull);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <set>
 
 namespace emulation {
 
@@ -20,8 +21,11 @@ struct Index3 {
 // Null, or why a GPU would refuse.
 const char* refusal(const Dim3& grid, const Dim3& block, size_t shared_bytes, size_t parameter_bytes);
 
+// The streams that kernels were launched on since the last call.
+std::set<void*> take_streams();
+
 // Every thread of the grid, one launch at a time. False: a deadlock, after which no thread runs any more.
-bool run(const Dim3& grid, const Dim3& block, size_t shared_bytes, const std::function<void()>& kernel);
+bool run(const Dim3& grid, const Dim3& block, size_t shared_bytes, void* stream, const std::function<void()>& kernel);
 
 // Lets the other threads run until `ready`. For barriers.
 void wait_until(const std::function<bool()>& ready);

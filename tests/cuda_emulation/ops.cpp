@@ -12,12 +12,13 @@
 
 namespace {
 int64_t emulated_capability = 90;
-}
+int64_t emulated_stream = 0;
+}  // namespace
 
 // In the place of csrc/ops/cuda/device.cpp.
 namespace seq::ops {
 
-cuda::Stream current_stream(const at::Device&) { return nullptr; }
+cuda::Stream current_stream(const at::Device&) { return reinterpret_cast<cuda::Stream>(emulated_stream); }
 
 int compute_capability(const at::Device&) { return static_cast<int>(emulated_capability); }
 
@@ -37,6 +38,14 @@ void set_fault(const std::string& name) {
   emulation::set_fault(name == "none"          ? Fault::kNone
                        : name == "no barriers" ? Fault::kNoBarriers
                                                : Fault::kShiftedIndex);
+}
+
+void set_stream(int64_t stream) { emulated_stream = stream; }
+
+std::vector<int64_t> take_streams() {
+  std::vector<int64_t> numbers;
+  for (void* stream : emulation::take_streams()) numbers.push_back(reinterpret_cast<int64_t>(stream));
+  return numbers;
 }
 
 void set_capability(int64_t capability) { emulated_capability = capability; }
@@ -71,6 +80,8 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def(seq::ops::kMaskSchema);
   m.def("set_fault(str name) -> ()", &set_fault);
   m.def("set_seed(int seed) -> ()", &set_seed);
+  m.def("set_stream(int stream) -> ()", &set_stream);
+  m.def("take_streams() -> int[]", &take_streams);
   m.def("set_capability(int capability) -> ()", &set_capability);
   m.def("reverse(Tensor from_, int beyond) -> Tensor", &reverse);
   m.def("explain(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str[]", &explain);

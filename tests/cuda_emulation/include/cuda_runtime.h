@@ -38,8 +38,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       emulation::refusal(config->gridDim, config->blockDim, config->dynamicSmemBytes, parameter_bytes);
   if (emulation::last_error) return cudaErrorInvalidConfiguration;
   const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
-  const bool done =
-      emulation::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { std::apply(kernel, values); });
+  const bool done = emulation::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream,
+                                   [&] { std::apply(kernel, values); });
   if (done) return cudaSuccess;
   emulation::last_error = "deadlock: every thread waits";
   return cudaErrorLaunchFailure;

@@ -1,0 +1,1 @@
+"""The CUDA engines against cuDNN: ``python -m benchmarks.cuda``; who is chosen by its results: `.choices`."""
