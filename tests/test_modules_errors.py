@@ -235,3 +235,17 @@ def test_functional_names_the_wrong_weight():
         seqcuda.functional.lstm(torch.zeros(2, 1, 3), None, [flat[0], flat[1].double()])
     with pytest.raises(ValueError, match="save must be"):
         seqcuda.functional.lstm(torch.zeros(2, 1, 3), None, flat[:2], save="some")
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_tensors_of_another_device_are_named(kind):
+    """A device without memory stands for any other."""
+    module = getattr(seqcuda, kind)(3, 5)
+    x = torch.zeros((4, 2, 3) if kind in LAYERS else (2, 3))
+    h = torch.zeros((1, 2, 5) if kind in LAYERS else (2, 5))
+    hx, name = ((h, h.to("meta")), r"hx\[1\]") if "LSTM" in kind else (h.to("meta"), "hx")
+    with pytest.raises(RuntimeError, match=f"{kind}: {name} must be on the device of input, cpu, got meta"):
+        module(x, hx)
+    with pytest.raises(RuntimeError, match=f"{kind}: weight.* must be on the device of input, meta, got cpu"):
+        module(x.to("meta"))
+    module(x)

@@ -22,6 +22,8 @@ std::vector<std::string> names() {
   return all;
 }
 
+std::string text(const Range& range) { return c10::str(range.first, " to ", range.last); }
+
 const CudaEngine* engine_named(std::string_view name) {
   const auto found = std::find_if(std::begin(kEngines), std::end(kEngines),
                                   [&](const CudaEngine& engine) { return engine.name == name; });
@@ -68,7 +70,9 @@ Choice choose(const Layer& layer, const std::string& asked, int capability) {
       continue;
     const CudaEngine* engine = engine_named(row.engine);
     if (engine && engine->refusal(layer, capability).empty())
-      return {engine, "the fastest that was measured on compute capability " + version(capability)};
+      return {engine,
+              c10::str("the fastest that was measured on compute capability ", version(capability), " for ", row.cell,
+                       " in ", row.dtype, ", H ", text(row.hidden), ", B ", text(row.batch), ", T ", text(row.steps))};
   }
   return {kEngines, "no measurement in benchmarks/results shows another to be right and faster here"};
 }
