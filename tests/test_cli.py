@@ -77,6 +77,15 @@ def test_check_that_finds_an_error_is_exit_code_1(small, monkeypatch, capsys):
     assert "FAILED gru, reference, float32, lean" in capsys.readouterr().out
 
 
+def test_what_an_engine_does_not_compute_is_no_failure(small, monkeypatch, capsys):
+    reason = "seqcuda: engine stepwise cannot run this layer: a reason"
+    monkeypatch.setattr(selftest, "refusal", lambda cell, runner, dtype: reason * (runner.backend != "reference"))
+    cli.main(["check"])
+    text = capsys.readouterr().out
+    assert "FAILED" not in text
+    assert text.count(f"-: {reason}") == (_backend.compiled is not None)
+
+
 def test_check_without_the_extension_does_not_pass(small, monkeypatch, capsys):
     monkeypatch.setattr(_backend, "compiled", None)
     monkeypatch.setattr(_backend, "why_not_compiled", "a reason")

@@ -204,11 +204,13 @@ SAMPLE = ({"cell": "gru", "reverse": (False, True), "ragged": "lengths", "resets
 
 
 @pytest.mark.parametrize("options", SAMPLE, ids=lambda options: options["cell"])
-def test_sanitizer_sample(options):
+@ENGINES
+def test_sanitizer_sample(engine, options):
     """What scripts/gpu_check.sh runs under compute-sanitizer."""
     problem = Problem(**options)
     for dtype in (torch.float32, torch.bfloat16):
-        assert_results(problem, dtype, op_outputs_and_gradients(problem, dtype, torch.ops.seqcuda, "cuda"))
+        results = op_outputs_and_gradients(problem, dtype, torch.ops.seqcuda, "cuda", engine)
+        assert_results(problem, dtype, results)
 
 
 @pytest.mark.parametrize("which", ["weights", "x", "state"])

@@ -140,7 +140,9 @@ def outputs_and_gradients(problem: Problem, dtype: torch.dtype, backend: str) ->
     return [*outputs, *gradients]
 
 
-def op_outputs_and_gradients(problem: Problem, dtype: torch.dtype, ops, device: str = "cpu") -> list[Tensor]:
+def op_outputs_and_gradients(
+    problem: Problem, dtype: torch.dtype, ops, device: str = "cpu", engine: str = "auto"
+) -> list[Tensor]:
     """The same of a bare op pair, `ops.sequence` and `ops.sequence_backward`, without autograd."""
     tensors = tensors_for(problem, dtype)
     tensors = [t if t is None or i == 4 else t.to(device) for i, t in enumerate(tensors)]  # batch_sizes stay
@@ -148,13 +150,13 @@ def op_outputs_and_gradients(problem: Problem, dtype: torch.dtype, ops, device: 
     states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
     walk = (problem.cell, inputs.x, inputs.weights, *states)
     additions = problem.additions(inputs)
-    y, h_n, c_n, c_all, saved = ops.sequence(*walk, problem.reverse, problem.save, "auto", *additions)
+    y, h_n, c_n, c_all, saved = ops.sequence(*walk, problem.reverse, problem.save, engine, *additions)
     outputs = [y, h_n, c_n, *([c_all] if problem.return_states else [])]
     weights = [w.to(o) for w, o in zip(weightings(problem, outputs), outputs, strict=True)]
     needs = [i in differentiable(tensors) for i in range(len(tensors))]
     grads = (*weights, *([] if problem.return_states else [None]))
     *of_inputs, of_weights = ops.sequence_backward(
-        problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, "auto", needs, 0, *additions
+        problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, engine, needs, 0, *additions
     )
     x, h0, c0, *others = of_inputs
     gradients = (x, h0, c0, None, None, None, *others, None, None, None, *of_weights)

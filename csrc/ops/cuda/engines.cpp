@@ -1,5 +1,7 @@
 #include "ops/cuda/engines.h"
 
+#include <c10/core/DeviceGuard.h>
+
 #include <algorithm>
 
 #include "cuda/architectures.h"
@@ -82,6 +84,7 @@ bool seen_on_gpu(const CudaEngine& engine) {
 }
 
 Explanation explain(const Layer& layer, const std::string& asked) {
+  const c10::DeviceGuard guard(layer.device);
   const int capability = compute_capability(layer.device);
   check_gpu(layer, capability);
   const Choice choice = choose(layer, asked, capability);

@@ -12,7 +12,7 @@ namespace seq::ops {
 // What all engines share: the shapes and the meaning of what the forward gives and keeps (ops/sequence.h).
 struct CudaEngine {
   std::string_view name;
-  // Why it cannot run a layer on a GPU of this compute capability (90 for 9.0); empty: it can.
+  // Why it cannot run a layer on the current GPU, of this compute capability (90 for 9.0); empty: it can.
   std::string (*refusal)(const Layer& layer, int capability);
   SequenceResult (*forward)(const Arguments& a, const Layer& layer, const Kept& kept);
   SequenceGradients (*backward)(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);

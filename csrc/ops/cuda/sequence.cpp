@@ -9,8 +9,8 @@ namespace seq::ops {
 SequenceResult sequence_cuda(const Arguments& a, const std::string& save, const std::string& engine) {
   const Layer layer(a);
   const Kept kept(save, layer);
-  const CudaEngine& chosen = choose_cuda_engine(layer, engine);
   const c10::DeviceGuard guard(layer.device);
+  const CudaEngine& chosen = choose_cuda_engine(layer, engine);
   return chosen.forward(a, layer, kept);
 }
 
@@ -18,9 +18,9 @@ SequenceGradients sequence_backward_cuda(const Arguments& a, const Saved& s, con
                                          const std::vector<bool>& needs, int64_t weight_groups) {
   const Layer layer(a);
   const Needs wanted(needs, weight_groups, layer);
-  const CudaEngine& chosen = choose_cuda_engine(layer, engine);
   check_saved(s, layer, a.x);
   const c10::DeviceGuard guard(layer.device);
+  const CudaEngine& chosen = choose_cuda_engine(layer, engine);
   return chosen.backward(a, layer, s, wanted);
 }
 
