@@ -74,7 +74,7 @@ def test_check_that_finds_an_error_is_exit_code_1(small, monkeypatch, capsys):
 
     monkeypatch.setattr(testing, "assert_close_to_exact", never)
     assert cli.main(["check"]) == 1
-    assert "FAILED gru, reference, float32, lean" in capsys.readouterr().out
+    assert f"FAILED gru, reference, float32, {selftest.FORMS[0].name}" in capsys.readouterr().out
 
 
 def test_what_an_engine_does_not_compute_is_no_failure(small, monkeypatch, capsys):
