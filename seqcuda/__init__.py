@@ -4,6 +4,7 @@ from . import functional
 from ._backend import backend, engines
 from .convert import Conversion, convert
 from .explain import explain
+from .keras import from_keras_weights, to_keras_weights
 from .layers import RNNStates
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .stream import Stream
@@ -25,5 +26,7 @@ __all__ = [
     "convert",
     "engines",
     "explain",
+    "from_keras_weights",
     "functional",
+    "to_keras_weights",
 ]

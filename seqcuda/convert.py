@@ -113,7 +113,7 @@ def _swap(layer: torch.nn.Module, cls: type) -> None:
         members = {k: v for k, v in vars(old).items() if k not in ("__dict__", "__weakref__")}
         cls = type(old.__name__, (cls,), members)
     layer.__dict__.pop("_flat_weights", None)
-    for ours in ("reset_after", "save", *_OPTIONS):
+    for ours in ("forget_bias", "reset_after", "save", *_OPTIONS):
         layer.__dict__.pop(ours, None)
     layer.__class__ = cls
     if isinstance(layer, torch.nn.RNNBase):

@@ -33,7 +33,7 @@ LAYERS = (
     ("layers",),
     ("functional", "stream"),
     ("modules",),
-    ("convert", "explain", "onnx", "opacus"),
+    ("convert", "explain", "keras", "onnx", "opacus"),
     ("__init__",),
     ("shapes", "testing"),
     ("bench", "selftest"),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .weights import weights_of
+from .weights import set_forget_bias, weights_of
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -24,8 +24,34 @@ class RNNCell(torch.nn.RNNCell):
 class LSTMCell(torch.nn.LSTMCell):
     """One step of an LSTM, a torch.nn.LSTMCell.
 
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in torch.nn.LSTMCell.
+        forget_bias: keyword-only. What the forget gate's bias, the sum of two, is initialised to; None: as in torch.nn.
+
     Shapes: input ``(B, I)``, hx = (h, c), each ``(B, H)``, or None for zeros, result (h', c'); or all without B.
     """
+
+    forget_bias = None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        forget_bias: float | None = None,
+    ):
+        self.forget_bias = forget_bias
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        set_forget_bias(self, self.forget_bias)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.forget_bias is None else f", forget_bias={self.forget_bias}")
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         return functional.lstm_cell(input, hx, *weights_of(self, _NAMES))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 
 from .sequence import SequenceLayer
+from .weights import set_forget_bias
 
 
 class LSTM(SequenceLayer, torch.nn.LSTM):
@@ -24,9 +25,23 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
             expectation. Krueger et al. 2016, arXiv:1606.01305. A pair for h and c.
         weight_dropout: keyword-only. Probability of dropping a weight of W_hh, in training: one mask for a call, Merity
             et al. 2017, arXiv:1708.02182.
+        forget_bias: keyword-only. What the forget gate's bias, the sum of two, is initialised to, as in Jozefowicz et
+            al. 2015 (ICML) and Keras's unit_forget_bias, both of which take 1; None: as in torch.nn.
 
     Shapes: input ``(T, B, I)``, h_0 and h_n ``(num_layers * directions, B, P)``, c_0 and c_n
     ``(num_layers * directions, B, H)``, output ``(T, B, directions * P)``; P is proj_size, or H without one.
     """
 
     cell_name = "lstm"
+    forget_bias = None
+
+    def __init__(self, *args, forget_bias: float | None = None, device=None, dtype=None, **kwargs):
+        self.forget_bias = forget_bias
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        set_forget_bias(self, self.forget_bias)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.forget_bias is None else f", forget_bias={self.forget_bias}")

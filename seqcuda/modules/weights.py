@@ -12,3 +12,18 @@ def weights_of(module: torch.nn.Module, names: Iterable[str]) -> list[Tensor | N
         return [module._parameters[name] for name in names]
     except KeyError:  # parametrized, pruned or missing
         return [getattr(module, name) for name in names]
+
+
+@torch.no_grad()
+def set_forget_bias(module: torch.nn.LSTM | torch.nn.LSTMCell, value: float | None) -> None:
+    """The forget gate's bias, the sum of two, becomes `value`; None changes nothing."""
+    if value is None:
+        return
+    name = type(module).__name__
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: forget_bias must be a number or None, got {type(value).__name__}")
+    if not module.bias:
+        raise ValueError(f"{name}: forget_bias={value} needs bias=True")
+    for parameter_name, parameter in module.named_parameters():
+        if parameter_name.startswith("bias"):
+            parameter.chunk(4)[1].fill_(value if parameter_name.startswith("bias_ih") else 0)
