@@ -6,7 +6,7 @@ from .convert import Conversion, convert
 from .explain import explain
 from .keras import from_keras_weights, to_keras_weights
 from .layers import RNNStates
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, IndRNN, LSTMCell, RNNCell
 from .stream import Stream
 
 __version__ = "0.1.0"
@@ -15,8 +15,10 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Conversion",
     "GRUCell",
+    "IndRNN",
     "LSTMCell",
     "RNNCell",
     "RNNStates",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .cells import CELLS
-from .walk import WEIGHTS_PER_DIRECTION, Factors, compute_dtype
+from .walk import WEIGHTS_PER_DIRECTION, Factors, compute_dtype, hidden_and_width
 
 
 def register() -> None:
@@ -18,10 +18,10 @@ def register() -> None:
 
 def _sequence(
     cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, save, engine,
-    factors=None, detach_every=0,
+    factors=None, detach_every=0, options=(),
 ) -> tuple[Tensor, ...]:  # fmt: skip
     kind, directions = CELLS[cell], len(reverse)
-    hidden, width = weights[1].shape[0] // kind.gates, weights[1].shape[1]
+    hidden, width = hidden_and_width(kind, weights)
     extra = kind.states - 1
     leading = x.shape[:-1]
     if h0 is not None:
@@ -44,7 +44,7 @@ def _sequence(
 
 def _sequence_backward(
     cell, grad_y, grad_h_n, grad_c_n, grad_c_all, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c,
-    y, c_all, saved, reverse, engine, needs, weight_groups=0, factors=None, detach_every=0,
+    y, c_all, saved, reverse, engine, needs, weight_groups=0, factors=None, detach_every=0, options=(),
 ) -> tuple[Tensor, ...]:  # fmt: skip
     def like(t: Tensor | None, need: bool, *groups: int) -> Tensor:
         return x.new_empty((*groups, *t.shape)) if need and t is not None else x.new_empty(0)

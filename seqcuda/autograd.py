@@ -7,6 +7,7 @@ whose graph is differentiable to any order.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from . import _backend, reference
 from .cells import CELLS
-from .walk import Factors, Inputs, Outputs, Walk
+from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk
 
 
 def sequence(walk: Walk, inputs: Inputs) -> Outputs:
@@ -63,15 +64,17 @@ def _forward_op(walk: Walk, engine: str, inputs: Inputs) -> tuple[Tensor, ...]:
 def _additions(walk: Walk, inputs: Inputs) -> tuple:
     """The last arguments of both ops, which have defaults: left out where there is nothing to say."""
     given = any(factor is not None for factor in inputs.factors)
-    return (list(inputs.factors) if given else None, walk.detach_every) if given or walk.detach_every else ()
+    all_of_them = list(inputs.factors) if given else None, walk.detach_every, walk.cell.options
+    return all_of_them if any(all_of_them) else ()
 
 
 def sequence_with_graph(
-    cell: str, reverse, save: str, engine: str, detach_every: int, weights, *tensors: Tensor | None
+    cell: str, reverse, save: str, engine: str, detach_every: int, options, weights, *tensors: Tensor | None
 ):
     """What the op does where gradients are asked of it: csrc/ops/registration.cpp. An exported program, which runs
     with and without gradients, tells it to save nothing."""
-    walk = Walk(CELLS[cell], tuple(reverse), "all" if save == "nothing" else save, detach_every=detach_every)
+    kind, save = replace(CELLS[cell], options=tuple(options)), "all" if save == "nothing" else save
+    walk = Walk(kind, tuple(reverse), save, detach_every=detach_every)
     return Sequence.apply(walk, engine, *tensors, *weights)
 
 
@@ -294,10 +297,11 @@ def step_backward(
     saved, c_all, y = kept.split([cell.saved * B * H, extra * B * H, B * H])
     saved = saved.view(1 if cell.saved else 0, 1, B, cell.saved * H)
     c_all, y = c_all.view(extra, 1, 1, B, H), y.view(1, B, H)
-    inputs = Inputs(x.reshape(1, B, -1), (w_ih, w_hh, b_ih, b_hh, None), as_h(h), as_c(c))
+    others = WEIGHTS_PER_DIRECTION - 4  # which a step does not have
+    inputs = Inputs(x.reshape(1, B, -1), (w_ih, w_hh, b_ih, b_hh, *[None] * others), as_h(h), as_c(c))
     need_x, need_h, need_c, *need_weights = needs
     grads = SequenceBackward.apply(
-        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 10, *need_weights, False), 0,
+        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 10, *need_weights, *[False] * others), 0,
         None, as_h(dh), as_c(dc), None, y, c_all, saved, *inputs.tensors(),
     )  # fmt: skip
     given = (x, h, c, w_ih, w_hh, b_ih, b_hh)

@@ -80,20 +80,21 @@ def check_alike(name: str, argument: str, t: Tensor, x: Tensor, autocast: bool) 
         raise RuntimeError(f"{name}: {argument} must have the dtype of input, {x.dtype}, got {t.dtype}")
 
 
-def check_weights(name: str, weights: list[Tensor | None], shapes: list[tuple[int, ...] | None]) -> None:
-    """The shapes of flat weights; None stands for a weight that is not there."""
+def check_weights(name: str, weights: list[Tensor], shapes: list[tuple[int, ...]]) -> None:
+    """The shapes of flat weights."""
     for i, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
-        if weight is not None and weight.shape != shape:
+        if weight.shape != shape:
             raise RuntimeError(f"{name}: weight {i} has shape {tuple(weight.shape)}, expected {shape}")
 
 
-def as_states(name: str, argument: str, value, count: int) -> tuple[Tensor, ...]:
-    """A state argument as a tuple of `count` tensors: a cell with one state takes a tensor, others a tuple."""
+def as_states(name: str, argument: str, value, states: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """A state argument as a tuple, one tensor for each of the names: a cell with one state takes a tensor."""
+    count = len(states)
     if count == 1:
         if not isinstance(value, Tensor):
             raise StateError(f"{name}: {argument} must be a Tensor, got {kind(value)}")
         return (value,)
-    wanted = f"{name}: {argument} must be a tuple of {count} Tensors (h, c)"
+    wanted = f"{name}: {argument} must be a tuple of {count} Tensors ({', '.join(states)})"
     if not isinstance(value, (tuple, list)) or len(value) != count:
         raise StateError(f"{wanted}, got {kind(value)}")
     for i, part in enumerate(value):

@@ -10,7 +10,8 @@ from torch.nn.utils import parametrize
 
 from . import modules
 
-TO_SEQCUDA = {getattr(torch.nn, cls.__name__): cls for cls in map(modules.__dict__.get, modules.__all__)}
+OURS = tuple(map(modules.__dict__.get, modules.__all__))
+TO_SEQCUDA = {getattr(torch.nn, cls.__name__): cls for cls in OURS if hasattr(torch.nn, cls.__name__)}
 TO_TORCH = {ours: theirs for theirs, ours in TO_SEQCUDA.items()}
 _OPTIONS = ("recurrent_dropout", "zoneout", "weight_dropout")  # that change what a layer computes
 
@@ -69,7 +70,7 @@ def convert(model: torch.nn.Module, to: str = "seqcuda", *, report: list | None 
     classes = TO_SEQCUDA if to == "seqcuda" else TO_TORCH
     entries = []
     for name, layer in list(model.named_modules()):
-        if not _is_recurrent(layer) or isinstance(layer, tuple(TO_TORCH)) != (to == "torch"):
+        if not _is_recurrent(layer) or isinstance(layer, OURS) != (to == "torch"):
             continue
         reason = _reason_to_leave(layer, classes)
         if not reason:
@@ -104,6 +105,8 @@ def _reason_to_leave(layer: torch.nn.Module, classes: dict[type, type]) -> str:
     for option in _OPTIONS:
         if getattr(layer, option, 0):
             return f"torch.nn has no {option}"
+    if getattr(layer, "heads", 1) > 1 or getattr(layer, "_variant", ""):
+        return f"torch.nn has no {layer}"
     return ""
 
 
@@ -113,7 +116,7 @@ def _swap(layer: torch.nn.Module, cls: type) -> None:
         members = {k: v for k, v in vars(old).items() if k not in ("__dict__", "__weakref__")}
         cls = type(old.__name__, (cls,), members)
     layer.__dict__.pop("_flat_weights", None)
-    for ours in ("forget_bias", "reset_after", "save", *_OPTIONS):
+    for ours in ("forget_bias", "heads", "reset_after", "save", *_OPTIONS):
         layer.__dict__.pop(ours, None)
     layer.__class__ = cls
     if isinstance(layer, torch.nn.RNNBase):

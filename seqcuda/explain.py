@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _backend
-from .cells import CELLS
 from .forms import form_of
 from .functional import gru_cell_name, rnn_cell_name
-from .layers import Stack, Weights, autocast_dtype
+from .layers import Weights, autocast_dtype
 from .modules import GRUCell, LSTMCell, RNNCell
 from .modules.sequence import SequenceLayer
 
@@ -81,7 +80,7 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
 def _sequence_layers(module: SequenceLayer, input: Tensor | PackedSequence) -> list[tuple]:
     """Cell name, x, batch_sizes, weights and directions of each layer. Only shapes of x count past the first."""
     name = type(module).__name__
-    stack = Stack(CELLS[module.cell_name], name, module.num_layers, module.bidirectional)
+    stack = module._stack(module.batch_first, False)
     weights = Weights.of(stack, module._flat_weights)
     form = form_of(name, input, module.input_size, module.batch_first)
     form.check_steps(None)
@@ -91,7 +90,7 @@ def _sequence_layers(module: SequenceLayer, input: Tensor | PackedSequence) -> l
     later = first.new_empty(1).expand(*form.x.shape[:-1], width)
     reverse = stack.walk().reverse
     return [
-        (module.cell_name, first if number == 0 else later, form.batch_sizes, layer, reverse)
+        (stack.cell.name, first if number == 0 else later, form.batch_sizes, layer, reverse)
         for number, layer in enumerate((weights if amp is None else weights.to(amp)).per_layer)
     ]
 
@@ -101,7 +100,7 @@ def _cell(module: RNNCell | LSTMCell | GRUCell, input: Tensor) -> list[tuple]:
         name = rnn_cell_name("RNNCell", module.nonlinearity)
     else:
         name = "lstm" if isinstance(module, LSTMCell) else gru_cell_name(module.reset_after)
-    weights = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh, None)
+    weights = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh, None, None)
     amp = autocast_dtype(input, weights)
     x = input.reshape(1, -1, input.shape[-1])
     if amp is not None:

@@ -10,7 +10,8 @@ Arguments of the sequence layers:
 - hx: the initial state, ``(L*D, B, P)``; for the LSTM a tuple of it and c ``(L*D, B, H)``; unbatched without B. None
   for zeros.
 - weights: a flat list in the order of ``torch.nn.LSTM``: for each layer, for each direction ``weight_ih``,
-  ``weight_hh``, with biases ``bias_ih``, ``bias_hh``, with a projection ``weight_hr``.
+  ``weight_hh``, with biases ``bias_ih``, ``bias_hh``, with a projection ``weight_hr``, with unit weights
+  ``weight_unit``.
 - lengths: ``(B,)`` integers, a tensor on any device or a list, in any order, 0 allowed: row b ends after
   ``lengths[b]`` steps. The output is 0 past the end, h_n is the state at the end, the reverse direction starts
   there. Values on the CPU are checked; on other devices they are clamped to [0, T], as checking would wait for the
@@ -27,17 +28,20 @@ Arguments of the sequence layers:
 - save: what training keeps from the forward for the backward: "all", or "states", which computes the gates again.
 - recurrent_dropout, zoneout, weight_dropout: as in the constructor of seqcuda.LSTM.
 - detach_every: k cuts the gradient of the state after every k steps; 0: nowhere.
+- heads: W_hh is block-diagonal of so many blocks, and ``weight_hh (G*H, H/heads)`` holds them one below the other.
 
 Results of the sequence layers: the output ``(T, B, D*P)``, in the form of the input, and h_n, or (h_n, c_n), as hx.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import layers
-from .cells import CELLS
+from .cells import CELLS, Cell
 from .layers import RNNStates, Stack
 from .walk import Walk
 
@@ -73,13 +77,19 @@ def lstm(
     resets: Tensor | PackedSequence | None = None,
     reset_state: tuple[Tensor, Tensor] | None = None,
     decay: Tensor | PackedSequence | tuple[Tensor | PackedSequence | None, ...] | None = None,
+    peephole: bool = False,
+    cell_clip: float | None = None,
+    gate_activation: str = "sigmoid",
     **options,
 ):
     """LSTM: output, (h_n, c_n)[, RNNStates]. Arguments: see the module.
 
+    `peephole`, `cell_clip`, `gate_activation`: as in seqcuda.LSTM. With peepholes each direction's weights end with
+    ``weight_unit (3*H)``.
     `options`: those from num_layers on in the list of the module.
     """
-    return layers.run(Stack.of(CELLS["lstm"], "LSTM", options), input, hx, weights, lengths, resets, reset_state, decay)
+    cell = lstm_variant("LSTM", peephole, cell_clip, gate_activation)
+    return layers.run(Stack.of(cell, "LSTM", options), input, hx, weights, lengths, resets, reset_state, decay)
 
 
 def gru(
@@ -88,6 +98,7 @@ def gru(
     weights: list[Tensor],
     *,
     reset_after: bool = True,
+    gate_activation: str = "sigmoid",
     lengths: Tensor | list[int] | None = None,
     resets: Tensor | PackedSequence | None = None,
     reset_state: Tensor | None = None,
@@ -97,9 +108,10 @@ def gru(
     """GRU: output, h_n[, RNNStates]. Arguments: see the module.
 
     `reset_after`: the reset gate multiplies the recurrent product, as in torch.nn; False: the state before it.
+    `gate_activation`: as in seqcuda.GRU.
     `options`: those from num_layers on in the list of the module.
     """
-    cell = CELLS[gru_cell_name(reset_after)]
+    cell = gru_variant("GRU", reset_after, gate_activation)
     return layers.run(Stack.of(cell, "GRU", options), input, hx, weights, lengths, resets, reset_state, decay)
 
 
@@ -152,8 +164,38 @@ def rnn_cell_name(name: str, nonlinearity: str) -> str:
     return f"rnn_{nonlinearity}"
 
 
+# What a gate's straight line rises by, by the name of its function; 0: it is no straight line.
+_SLOPES = {"sigmoid": 0.0, "hard_sigmoid": 1 / 6, "hard_sigmoid_0.2": 0.2}
+
+
+def _slope(name: str, gate_activation: str) -> float:
+    if gate_activation not in _SLOPES:
+        raise ValueError(f"{name}: gate_activation must be one of {', '.join(_SLOPES)}, got {gate_activation!r}")
+    return _SLOPES[gate_activation]
+
+
+def lstm_variant(name: str, peephole: bool, cell_clip: float | None, gate_activation: str) -> Cell:
+    """The cell of an LSTM; `name` is for the messages."""
+    if not isinstance(peephole, bool):
+        raise TypeError(f"{name}: peephole must be a bool, got {type(peephole).__name__}")
+    number = isinstance(cell_clip, (int, float)) and not isinstance(cell_clip, bool)
+    if cell_clip is not None and not (number and cell_clip > 0):
+        raise ValueError(f"{name}: cell_clip must be a positive number or None, got {cell_clip!r}")
+    slope = _slope(name, gate_activation)
+    if not (peephole or cell_clip or slope):
+        return CELLS["lstm"]
+    cell = replace(CELLS["lstm_peephole"], options=(float(cell_clip or 0), slope))
+    return cell if peephole else replace(cell, unit_names=())
+
+
 def gru_cell_name(reset_after: bool) -> str:
     return "gru" if reset_after else "gru_reset_before"
+
+
+def gru_variant(name: str, reset_after: bool, gate_activation: str) -> Cell:
+    """The cell of a GRU; `name` is for the message."""
+    slope, cell = _slope(name, gate_activation), gru_cell_name(reset_after)
+    return replace(CELLS[f"{cell}_hard_sigmoid"], options=(slope,)) if slope else CELLS[cell]
 
 
 _WALKS = {name: Walk(cell) for name, cell in CELLS.items()}

@@ -34,6 +34,7 @@ class RNNStates(NamedTuple):
         c: ``(T, L*D, B, H)`` for an LSTM, so that ``(h[t], c[t])`` is a valid hx, else None.
         gates: ``(T, L*D, B, G, H)`` with ``return_states="gates"``, else None: the activated gates in the order
             of the weights' rows (LSTM i f g o, GRU r z n, RNN h), 0 past the end of a row. Not differentiable.
+        others: the states beside h and c, each as c (sLSTM n, m).
 
     Past the end of a row h and c are kept: the forward direction's final state; the reverse direction, which
     has not begun there, its initial state.
@@ -42,6 +43,7 @@ class RNNStates(NamedTuple):
     h: Tensor
     c: Tensor | None = None
     gates: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Stack:
     zoneout: float | tuple[float, float] = 0.0
     weight_dropout: float = 0.0
     detach_every: int = 0
+    heads: int = 1
 
     @staticmethod
     def of(cell: Cell, name: str, options: dict) -> Stack:
@@ -88,6 +91,11 @@ class Stack:
             raise ValueError(f'{self.name}: return_states must be False, True or "gates", got {self.return_states!r}')
         if self.save not in SAVE:
             raise ValueError(f'{self.name}: save must be "all" or "states", got {self.save!r}')
+        check_heads(self.name, self.heads, self.cell)
+        if not self.cell.recurrent and (self.recurrent_dropout or self.weight_dropout):
+            raise ValueError(f"{self.name}: recurrent_dropout and weight_dropout drop of weight_hh, which it does not have")
+        if self.cell.states > 2 and any(self.zones):
+            raise ValueError(f"{self.name}: zoneout cannot mix states that are scaled by another, got {self.zoneout!r}")
 
     def _check_probability(self, option: str, p) -> None:
         if not isinstance(p, (int, float)) or not 0 <= p <= 1:
@@ -131,31 +139,46 @@ class Weights:
         if not isinstance(flat, (list, tuple)) or not all(isinstance(w, Tensor) for w in flat):
             given = [checks.kind(w) for w in flat] if isinstance(flat, (list, tuple)) else checks.kind(flat)
             raise TypeError(f"{stack.name}: weights must be a list of Tensors, got {given}")
-        layers = stack.num_layers * stack.directions
-        each = len(flat) // layers
-        if len(flat) != each * layers or not 2 <= each <= 5:
+        cell, D, layers = stack.cell, stack.directions, stack.num_layers * stack.directions
+        layouts, each = cell.layouts, len(flat) // layers
+        if len(flat) != each * layers or each not in layouts:
+            most = max(layouts.items())[1]
+            kinds = ", ".join(kind if kind in min(layouts.items())[1] else f"[{kind}]" for kind in most)
             raise RuntimeError(
-                f"{stack.name}: weights must hold weight_ih, weight_hh[, bias_ih, bias_hh][, weight_hr] for each of "
-                f"{layers} layers and directions, got {len(flat)} tensors"
+                f"{stack.name}: weights must hold {kinds} for each of {layers} layers and directions, "
+                f"got {len(flat)} tensors"
             )
-        bias, projected = each >= 4, each in (3, 5)
-        gates, size, width = stack.cell.gates, flat[0].size(1), flat[1].size(1)
-        hidden = flat[1].size(0) // gates if projected else width
-        rows = (gates * hidden,)
-        five, shapes = [], []
-        for layer in range(layers):
-            w = flat[layer * each : (layer + 1) * each]
-            five.append((w[0], w[1], *(w[2:4] if bias else (None, None)), w[-1] if projected else None))
-            columns = size if layer < stack.directions else width * stack.directions
-            shapes += [(*rows, columns), (*rows, width), rows, rows, (width, hidden)]
-        checks.check_weights(stack.name, [w for direction in five for w in direction], shapes)
-        D = stack.directions
-        joined = tuple(sum(five[i : i + D], ()) for i in range(0, layers, D))
+        kinds = layouts[each]
+        width = flat[1].size(1) * stack.heads if cell.recurrent else flat[0].size(0) // cell.gates
+        hidden = flat[1].size(0) // cell.gates if "weight_hr" in kinds else width
+        columns = [flat[0].size(1)] * D + [width * D] * (layers - D)
+        shapes = [cell.weight_shapes(size, hidden, width, "bias_ih" in kinds, stack.heads) for size in columns]
+        checks.check_weights(stack.name, flat, [shape[kind] for shape in shapes for kind in kinds])
+        per_direction = []
+        for i, shape in enumerate(shapes):
+            given = dict(zip(kinds, flat[i * each : (i + 1) * each], strict=True))
+            if stack.heads > 1:
+                given["weight_hh"] = _from_blocks(given["weight_hh"], cell.gates, stack.heads)
+            per_direction.append(tuple(given.get(kind) for kind in shape))
+        joined = tuple(sum(per_direction[i : i + D], ()) for i in range(0, layers, D))
         return Weights(joined, hidden, width)
 
     def to(self, dtype: torch.dtype) -> Weights:
         cast = tuple(tuple(None if w is None else w.to(dtype) for w in layer) for layer in self.per_layer)
         return Weights(cast, self.hidden, self.width)
+
+
+def _from_blocks(blocks: Tensor, gates: int, heads: int) -> Tensor:
+    """The matrix (G*H, H) that is 0 outside its blocks (G*H, H/heads)."""
+    split = blocks.unflatten(0, (gates, heads, -1))  # (G, heads, H/heads, H/heads)
+    return torch.diag_embed(split.movedim(1, -1), dim1=1, dim2=3).flatten(3).flatten(0, 2)
+
+
+def check_heads(name: str, heads: int, cell: Cell) -> None:
+    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1:
+        raise ValueError(f"{name}: heads must be a positive int, got {heads!r}")
+    if heads > 1 and not cell.recurrent:
+        raise ValueError(f"{name}: heads={heads} are blocks of weight_hh, which this layer does not have")
 
 
 def run(
@@ -184,7 +207,7 @@ def run(
     shapes = [form.state_shape(layers, width) for width in widths]
     start = reset = None
     if hx is not None:
-        start = checks.as_states(name, "hx", hx, cell.states)
+        start = checks.as_states(name, "hx", hx, cell.state_names)
         checks.check_states(name, start, shapes)
         _check_states_alike(name, "hx", start, form.x, amp)
         start = tuple(form.state_in(s) for s in start)
@@ -193,10 +216,12 @@ def run(
     if reset_state is not None:
         if resets is None:
             raise ValueError(f"{name}: reset_state was given without resets, so no step would ever start from it")
-        reset = checks.as_states(name, "reset_state", reset_state, cell.states)
+        reset = checks.as_states(name, "reset_state", reset_state, cell.state_names)
         _check_states_alike(name, "reset_state", reset, form.x, amp)
         reset = tuple(form.state_in(s) for s in checks.expanded(name, reset, shapes))
     if decay is not None:
+        if cell.states > 2:
+            raise ValueError(f"{name}: decay cannot be of states that are scaled by another")
         decay = checks.as_decays(name, decay, cell.states)
         for i, part in enumerate(decay):
             if part is not None:
@@ -234,8 +259,8 @@ def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, r
     final = tuple(form.state_out(_join(parts, 0)) for parts in zip(*finals, strict=True))
     result = form.output(x), final if len(final) > 1 else final[0]
     if stack.return_states:
-        h, c, gates = (_join(parts, 1) if parts[0] is not None else None for parts in zip(*steps, strict=True))
-        return *result, RNNStates(h, c, gates)
+        h, gates, *others = (_join(parts, 1) if parts[0] is not None else None for parts in zip(*steps, strict=True))
+        return *result, RNNStates(h, others[0] if others else None, gates, tuple(others[1:]))
     return result
 
 
@@ -254,7 +279,7 @@ def _h_and_others(states: tuple[Tensor, ...] | None) -> tuple[Tensor | None, Ten
 
 
 def _steps(walk: Walk, form: Form, out: Outputs, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor | None, ...]:
-    """h and c of all steps of a layer, (T, D, B, .), and its gates, (T, D, B, G, H)."""
+    """Of all steps of a layer: h (T, D, B, .), the gates (T, D, B, G, H) and the states beside h, each (T, D, B, H)."""
     alive = form.alive
     if alive is not None:
         alive = alive[:, None, :, None]
@@ -271,14 +296,15 @@ def _steps(walk: Walk, form: Form, out: Outputs, h0: Tensor | None, c0: Tensor |
         return torch.stack([first[d] if reverse else final[d] for d, reverse in enumerate(walk.reverse)])
 
     h = padded(out.y.unflatten(-1, (walk.directions, -1)), kept(out.h_n, h0))
-    c = gates = None
-    if out.c_n.size(0):
-        c_all = out.c_all[0].to(out.y.dtype).movedim(0, -2)
-        c = padded(c_all, kept(out.c_n[0], None if c0 is None else c0[0]))
+    others = [
+        padded(c_all.to(out.y.dtype).movedim(0, -2), kept(out.c_n[i], None if c0 is None else c0[i]))
+        for i, c_all in enumerate(() if out.c_all is None else out.c_all)
+    ]
+    gates = None
     if out.gates is not None:
         gates = padded(out.gates.to(out.y.dtype).movedim(0, -2), None)
         gates = gates.unflatten(-1, (walk.cell.gates, -1))
-    return h, c, gates
+    return h, gates, *others
 
 
 def _members(c: Tensor) -> tuple[Tensor, ...]:
@@ -308,7 +334,7 @@ def step(walk: Walk, name: str, input: Tensor, hx, weights: tuple[Tensor | None,
         checks.check_input_dtype(input, weights[0])
     states = None
     if hx is not None:
-        states = checks.as_states(name, "hx", hx, walk.cell.states)
+        states = checks.as_states(name, "hx", hx, walk.cell.state_names)
         checks.check_cell_states(name, states, input, weights[1].size(1))
         _check_states_alike(name, "hx", states, input, amp)
     checks.check_alike(name, "weight_ih", weights[0], input, amp is not None)
@@ -319,7 +345,7 @@ def step(walk: Walk, name: str, input: Tensor, hx, weights: tuple[Tensor | None,
     x = input if amp is None else input.to(amp)
     full = (1, -1, -1) if x.dim() == 2 else (1, 1, -1)  # to (T, B, I) and (D, B, H) in one operation
     h0, c0 = _h_and_others(None if states is None else tuple(s.expand(full) for s in states))
-    inputs = Inputs(x.expand(full), (*weights, None), h0, c0)
+    inputs = Inputs(x.expand(full), (*weights, None, None), h0, c0)
     if amp is None:
         out = autograd.sequence(walk, inputs)
     else:

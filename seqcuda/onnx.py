@@ -35,9 +35,9 @@ def export(
 ) -> torch.onnx.ONNXProgram:
     """torch.onnx.export for a model with recurrent layers; each layer becomes one ONNX operator.
 
-    Translated are all five cells, directions, layers, initial states, and `lengths`, which become sequence_lens. A GRU
-    of either kind becomes a GRU by the attribute linear_before_reset. The number of steps and the batch stay free
-    where `dynamic_shapes` says so.
+    Translated are the cells of torch.nn and the GRU with reset_after=False, directions, layers, initial states, and
+    `lengths`, which become sequence_lens. A GRU of either kind becomes a GRU by the attribute linear_before_reset. The
+    number of steps and the batch stay free where `dynamic_shapes` says so.
 
     Args:
         model: in eval mode, if it is to be exported without dropout.
@@ -69,7 +69,7 @@ def _check(node: torch.fx.Node) -> None:
     used = {user.args[1] for user in node.users if user.target is operator.getitem and user.users}
     refused = {
         f"cell {cell!r}": cell not in _OPERATORS,
-        "a projection (proj_size)": weights[WEIGHTS_PER_DIRECTION - 1] is not None,
+        "a projection (proj_size)": weights[4] is not None,
         "packed data; use lengths=": batch_sizes is not None,
         "resets": resets is not None,
         "a decay, recurrent dropout or zoneout": len(node.args) > 13 and node.args[13] is not None,
@@ -82,7 +82,7 @@ def _check(node: torch.fx.Node) -> None:
 
 def _translate(
     cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, save, engine, factors=None,
-    detach_every=0,
+    detach_every=0, options=(),
 ):  # fmt: skip
     """The op `seqcuda::sequence` in ONNX; the arguments are seqcuda/walk.py's, the tensors symbolic."""
     from onnxscript import INT32, ir

@@ -13,7 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk, compute_dtype, packed_alive, packed_rows
+from .walk import (
+    WEIGHTS_PER_DIRECTION,
+    Factors,
+    Inputs,
+    Outputs,
+    Walk,
+    compute_dtype,
+    hidden_and_width,
+    packed_alive,
+    packed_rows,
+)
 
 
 def sequence(walk: Walk, inputs: Inputs) -> Outputs:
@@ -56,9 +66,13 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
     compute = compute_dtype(dtype)
     begin = d * WEIGHTS_PER_DIRECTION
     weights = inputs.weights[begin : begin + WEIGHTS_PER_DIRECTION]
-    w_ih, w_hh, b_ih, b_hh, w_hr = (None if w is None else w.to(compute) for w in weights)
+    w_ih, w_hh, b_ih, b_hh, w_hr, w_unit = (None if w is None else w.to(compute) for w in weights)
     T, B = x.shape[:2]
-    H = w_hh.shape[0] // cell.gates
+    H, P = hidden_and_width(cell, weights)
+    parameters = ()
+    if cell.unit_names or cell.options:
+        U = len(cell.unit_names)
+        parameters = ((0.0,) * U if w_unit is None else w_unit.chunk(U), cell.options)
 
     factors = Factors(*(None if f is None else f.select(-2, d).to(compute) for f in inputs.factors))
 
@@ -73,7 +87,7 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
         return F.linear(operand, w_hh[rows], None if b_hh is None else b_hh[rows])
 
     def start(h: Tensor | None, c: Tensor | None) -> tuple[Tensor, ...]:
-        first = x.new_zeros((B, w_hh.shape[1]), dtype=compute) if h is None else h[d].to(compute)
+        first = x.new_zeros((B, P), dtype=compute) if h is None else h[d].to(compute)
         if c is None:
             return (first, *(x.new_zeros((B, H), dtype=compute) for _ in range(cell.states - 1)))
         return (first, *c[:, d].to(compute).unbind(0))
@@ -90,7 +104,7 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
             entered = _where(inputs.resets[t], reset_state, entered)
         decays = of_states(factors.decay_h, factors.decay_c, t)
         entered = tuple(s if f is None else f * s for s, f in zip(entered, decays, strict=True))
-        new, gates[t] = cell.step(gx[t], recurrent, entered)
+        new, gates[t] = cell.step(gx[t], recurrent, entered, *parameters)
         h = new[0] if w_hr is None else F.linear(new[0], w_hr)
         keeps = of_states(factors.keep_h, factors.keep_c, t)
         new = (n if k is None else k * s + (1 - k) * n for s, n, k in zip(entered, (h, *new[1:]), keeps, strict=True))
@@ -103,7 +117,7 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
             y[t] = torch.where(alive[:, None], new[0], 0)
         extra[t] = state[1:]
 
-    P, S = w_hh.shape[1], cell.states
+    S = cell.states
     y = torch.stack(y) if T else x.new_zeros((0, B, P), dtype=compute)
     c_n = torch.stack(state[1:]) if S > 1 else x.new_zeros((0, B, H), dtype=compute)
     c_all = x.new_zeros((S - 1, T, B, H), dtype=compute)

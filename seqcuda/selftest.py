@@ -174,11 +174,14 @@ def _inputs(cell: str, form: Form, dtype: torch.dtype) -> Inputs:
     for _ in range(D):
         weights += [uniform(G * H, I, bound=bound), uniform(G * H, H, bound=bound)]
         weights += [uniform(G * H, bound=bound), uniform(G * H, bound=bound)] if form.bias else [None, None]
-        weights.append(None)
+        U = len(CELLS[cell].unit_names)
+        weights += [None, uniform(U * H, bound=bound) if U else None]
     rows = (sum(BATCH_SIZES),) if form.packed else (T, B)
     x = uniform(*rows, I)
     h0, reset_h = uniform(D, B, H), uniform(D, B, H)
     c0, reset_c = (uniform(S - 1, D, B, H), uniform(S - 1, D, B, H)) if S > 1 else (None, None)
+    for c in (c0, reset_c) if S > 2 else ():
+        c[1:] += 2  # as the n of an sLSTM always is: 1 or more
     resets = torch.rand(rows, generator=generator) < 0.3
     of_h, of_c = [], []
     for _ in range(3):
@@ -227,8 +230,8 @@ def _compute(walk: Walk, inputs: Inputs, dtype: torch.dtype, device: str = "cpu"
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor | None]:
-    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-    weights = {f"{kinds[i % 5]} {i // 5}": w for i, w in enumerate(inputs.weights)}
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_unit")
+    weights = {f"{kinds[i % len(kinds)]} {i // len(kinds)}": w for i, w in enumerate(inputs.weights)}
     decays = {name: getattr(inputs.factors, name) for name in ("decay_h", "decay_c")}
     return {name: getattr(inputs, name) for name in ("x", "h0", "c0", "reset_h", "reset_c")} | decays | weights
 

@@ -71,7 +71,7 @@ class Stream:
 
     @state.setter
     def state(self, hx: Tensor | tuple[Tensor, ...]) -> None:
-        states = checks.as_states(self._name, "state", hx, len(self._state_shapes))
+        states = checks.as_states(self._name, "state", hx, self._stack.cell.state_names)
         checks.check_states(self._name, states, self._state_shapes)
         self._keep([s.detach().clone() for s in states])
 
@@ -81,7 +81,7 @@ class Stream:
         new = [self._flat_weights[0].new_zeros(shape) for shape in self._state_shapes]
         if rows is not None:
             rows = checks.as_resets(self._name, rows, self._input_shape[:1], new[0].device)[:, None]
-            old = checks.as_states(self._name, "state", self._state, len(new))
+            old = checks.as_states(self._name, "state", self._state, self._stack.cell.state_names)
             new = [torch.where(rows, zero, s) for zero, s in zip(new, old, strict=True)]
         self._keep(new)
 

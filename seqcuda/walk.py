@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .cells import Cell
 
-WEIGHTS_PER_DIRECTION = 5  # weight_ih (G*H, I), weight_hh (G*H, P), bias_ih, bias_hh (G*H), weight_hr (P, H)
+# weight_ih (G*H, I), weight_hh (G*H, P), bias_ih, bias_hh (G*H), weight_hr (P, H), weight_unit (U*H), U unit weights
+WEIGHTS_PER_DIRECTION = 6
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -81,8 +82,9 @@ class Inputs(NamedTuple):
 
     Attributes:
         x: padded ``(T, B, I)`` or, with ``batch_sizes``, packed ``(N, I)``.
-        weights: five per direction: ``weight_ih (G*H, I)``, ``weight_hh (G*H, P)``, ``bias_ih``, ``bias_hh``
-            ``(G*H)`` or None, ``weight_hr (P, H)`` or None.
+        weights: six per direction: ``weight_ih (G*H, I)``, ``weight_hh (G*H, P)``, None for a cell without a
+            recurrent product, ``bias_ih``, ``bias_hh`` ``(G*H)`` or None, ``weight_hr (P, H)`` or None,
+            ``weight_unit (U*H)`` of a cell with U unit weights, or None.
         h0: ``(D, B, P)`` or None for zeros.
         c0: the states beside h, ``(S-1, D, B, H)``, or None for zeros.
         lengths: ``(B,)`` int64 on any device: row b takes part in the steps t < lengths[b]; elsewhere its
@@ -140,6 +142,14 @@ class Outputs(NamedTuple):
     c_n: Tensor
     c_all: Tensor | None = None
     gates: Tensor | None = None
+
+
+def hidden_and_width(cell: Cell, weights: tuple[Tensor | None, ...]) -> tuple[int, int]:
+    """H and P, as the weights say."""
+    w_ih, w_hh = weights[:2]
+    if w_hh is None:
+        return w_ih.shape[0] // cell.gates, w_ih.shape[0] // cell.gates
+    return w_hh.shape[0] // cell.gates, w_hh.shape[1]
 
 
 def packed_alive(batch_sizes: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def instruction_set(request):
 def one_step(cell: str, gates: torch.Tensor, engine: str = "panel") -> torch.Tensor:
     """h after one step from a zero state, where row b's gates are gates[b] for its single unit, with no rounding."""
     B, G = gates.shape
-    weights = (torch.eye(G, dtype=gates.dtype), torch.zeros(G, 1, dtype=gates.dtype), None, None, None)
+    weights = (torch.eye(G, dtype=gates.dtype), torch.zeros(G, 1, dtype=gates.dtype), *[None] * 4)
     arguments = (cell, gates.unsqueeze(0), weights, *(None,) * 7, (False,), "nothing", engine)
     return torch.ops.seqcuda.sequence(*arguments)[0].view(B)
 
@@ -106,7 +106,7 @@ def test_h_is_rounded_to_nearest_even(instruction_set, dtype):
     scale = torch.logspace(-9, 4.7, 5000)
     x = (torch.rand(5000, generator=generator) * scale).to(dtype)
     bias = torch.tensor([1 + 2**-7], dtype=dtype) * 0.01
-    weights = (torch.ones(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype), bias, None, None)
+    weights = (torch.ones(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype), bias, *[None] * 3)
     arguments = ("rnn_relu", x.view(1, -1, 1), weights, *(None,) * 7, (False,), "nothing", "panel")
     y = torch.ops.seqcuda.sequence(*arguments)[0].view(-1)
     assert torch.equal(y, (x.float() + bias.float()).to(dtype))

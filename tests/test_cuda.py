@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from walks import (
+    STRUCTS,
     Problem,
     assert_groups_add_up,
     assert_results,
@@ -85,9 +86,16 @@ def fault(emulated, name: str):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", STRUCTS)
 def test_stepwise(place, cell, options, dtype):
     place.check(Problem(cell, **OPTIONS[options]), dtype)
+
+
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.options])
+def test_stepwise_with_the_options_of_a_cell(place, cell):
+    for dtype in DTYPES:
+        problem = Problem(cell, reverse=(False, True), ragged="lengths", resets=True, save="states", options=True)
+        place.check(problem, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -127,7 +135,7 @@ def test_more_rows_and_steps_than_65535(place):
     x, h0, w_ih, w_hh = (t.to(place.device) for t in (inputs.x, inputs.h0, *inputs.weights[:2]))
 
     def run(x, h0):
-        weights = (w_ih, w_hh, None, None, None)
+        weights = (w_ih, w_hh, *[None] * 4)
         return place.ops.sequence("rnn_tanh", x, weights, h0, *(None,) * 6, (False,), "nothing", "auto")[0]
 
     y = run(x, h0)

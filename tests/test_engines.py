@@ -108,7 +108,7 @@ def test_unknown_names():
     with pytest.raises(ValueError, match="nonsense"), seqcuda.backend("nonsense"):
         pass
     x = torch.zeros(2, 1, 3)
-    weights = (torch.zeros(4, 3), torch.zeros(4, 1), None, None, None)
+    weights = (torch.zeros(4, 3), torch.zeros(4, 1), *[None] * 4)
     arguments = (x, weights, *(None,) * 7, (False,))
     with pytest.raises(ValueError, match="nonsense"):
         torch.ops.seqcuda.sequence("nonsense", *arguments, "nothing", "auto")
@@ -123,9 +123,9 @@ def test_unknown_names():
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("weight_ih", {1: (torch.zeros(4, 9), torch.zeros(4, 1), None, None, None)}),
-        ("bias_ih", {1: (torch.zeros(4, 3), torch.zeros(4, 1), torch.zeros(3), None, None)}),
-        ("weight_hr", {1: (torch.zeros(8, 3), torch.zeros(8, 1), None, None, None)}),
+        ("weight_ih", {1: (torch.zeros(4, 9), torch.zeros(4, 1), *[None] * 4)}),
+        ("bias_ih", {1: (torch.zeros(4, 3), torch.zeros(4, 1), torch.zeros(3), *[None] * 3)}),
+        ("weight_hr", {1: (torch.zeros(8, 3), torch.zeros(8, 1), *[None] * 4)}),
         ("h0", {2: torch.zeros(1, 1, 2)}),
         ("c0", {3: torch.zeros(1, 2, 1, 1)}),
         ("lengths", {4: torch.zeros(2, dtype=torch.int64)}),
@@ -139,7 +139,7 @@ def test_unknown_names():
     ],
 )
 def test_the_op_checks_what_it_is_given(name, change):
-    arguments = [torch.zeros(2, 1, 3), (torch.zeros(4, 3), torch.zeros(4, 1), None, None, None), *[None] * 7]
+    arguments = [torch.zeros(2, 1, 3), (torch.zeros(4, 3), torch.zeros(4, 1), *[None] * 4), *[None] * 7]
     for i, value in change.items():
         arguments[i] = value
     with pytest.raises(RuntimeError, match=name):

@@ -25,6 +25,8 @@ def test_the_same_names():
 def test_the_same_counts(name):
     counts, cell = _backend.compiled.cells()[name], CELLS[name]
     assert (counts["gates"], counts["states"], counts["saved"]) == (cell.gates, cell.states, cell.saved)
+    assert (counts["unit"], counts["options"]) == (len(cell.unit_names), len(cell.options))
+    assert counts["recurrent"] == cell.recurrent
     assert counts["phases"] >= 1
 
 
@@ -52,7 +54,10 @@ def test_step_keeps_to_its_counts(name):
         assert operand.shape == (B, H)
         return torch.zeros(B, (last - first) * H)
 
-    states, gates = cell.step(torch.randn(B, cell.gates * H), recurrent, (torch.randn(B, H),) * cell.states)
+    unit = (torch.randn(H),) * len(cell.unit_names)
+    parameters = (unit, cell.options) if unit or cell.options else ()
+    states = (torch.randn(B, H),) * cell.states
+    states, gates = cell.step(torch.randn(B, cell.gates * H), recurrent, states, *parameters)
     assert len(states) == cell.states
     assert len(gates) == cell.gates
     assert {t.shape for t in (*states, *gates)} == {(B, H)}

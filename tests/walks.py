@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
@@ -10,9 +10,15 @@ from torch import Tensor
 
 import seqcuda
 from seqcuda import autograd
-from seqcuda.cells import CELLS
+from seqcuda.cells import CELLS, Cell
 from seqcuda.testing import assert_close_to_exact, assert_within_rule
 from seqcuda.walk import Factors, Inputs, Walk
+
+
+MIXES = ((), (), ("decay",), ("drop", "mask"), ("decay", "drop", "keep"))
+
+# One of those cells that are the same struct of csrc/cells with another activation, for tests that take long.
+STRUCTS = sorted(set(CELLS) - {"gru_hard_sigmoid", "gru_reset_before_hard_sigmoid", "indrnn_tanh"})
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,16 @@ class Problem:
     return_states: bool = True
     factors: tuple[str, ...] = ()  # of "decay", "drop", "keep" (fractions), "mask" (zeros and ones)
     detach_every: int = 0
+    options: bool = False  # the cell's are on
+    unit: bool = True  # unit weights are given
     seed: int = 0
 
+    def kind(self) -> Cell:
+        cell = CELLS[self.cell]
+        return replace(cell, options=(0.25,) * len(cell.options)) if self.options else cell
+
     def walk(self) -> Walk:
-        return Walk(CELLS[self.cell], self.reverse, self.save, self.return_states, detach_every=self.detach_every)
+        return Walk(self.kind(), self.reverse, self.save, self.return_states, detach_every=self.detach_every)
 
     def inputs(self, dtype: torch.dtype = torch.float64) -> Inputs:
         generator = torch.Generator().manual_seed(self.seed)
@@ -50,9 +62,10 @@ class Problem:
         weights = []
         for _ in self.reverse:
             rows, scale = cell.gates * H, H**-0.5
-            weights += [normal(rows, self.I, scale=scale), normal(rows, width, scale=scale)]
-            weights += [normal(rows), normal(rows)] if self.bias else [None, None]
+            weights += [normal(rows, self.I, scale=scale), normal(rows, width, scale=scale) if cell.recurrent else None]
+            weights += [normal(rows), normal(rows) if cell.recurrent else None] if self.bias else [None, None]
             weights.append(normal(width, H, scale=scale) if self.P else None)
+            weights.append(normal(len(cell.unit_names) * H) if cell.unit_names and self.unit else None)
         x, lengths, batch_sizes = normal(T, B, self.I), None, None
         resets = torch.rand(T, B, generator=generator) < 0.3 if self.resets else None
         if self.ragged != "no":
@@ -66,7 +79,11 @@ class Problem:
 
         def states() -> tuple[Tensor | None, Tensor | None]:
             h = normal(D, B, width)
-            return h, normal(cell.states - 1, D, B, H) if cell.states > 1 else None
+            if cell.states == 1:
+                return h, None
+            others = normal(cell.states - 1, D, B, H)
+            others[1:] = others[1:].abs() + 1  # as the n of an sLSTM always is
+            return h, others
 
         h0, c0 = states() if self.initial else (None, None)
         reset_h, reset_c = states() if self.initial and self.resets else (None, None)
@@ -88,7 +105,7 @@ class Problem:
 
     def additions(self, inputs: Inputs) -> tuple:
         """The last arguments of the bare ops."""
-        return (inputs.factors if self.factors else None, self.detach_every)
+        return (inputs.factors if self.factors else None, self.detach_every, self.kind().options)
 
 
 def results(problem: Problem, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
@@ -169,13 +186,14 @@ def gradients_of_weights(problem: Problem, ops, groups: int, rows: slice = slice
     inputs = Inputs.from_tensors(tuple(tensors))
     states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
     walk = (inputs.x, inputs.weights, *states)
-    y, _, _, c_all, saved = ops.sequence(problem.cell, *walk, problem.reverse, problem.save, "auto")
+    additions = problem.additions(inputs)
+    y, _, _, c_all, saved = ops.sequence(problem.cell, *walk, problem.reverse, problem.save, "auto", *additions)
     grad_y = torch.zeros_like(y)
     grad_y[..., rows, :] = 1
     needs = [False] * 13 + [w is not None for w in inputs.weights]
     grads = (grad_y, None, None, None)
     gradients = ops.sequence_backward(
-        problem.cell, *grads, *walk, y, c_all, saved, problem.reverse, "auto", needs, groups
+        problem.cell, *grads, *walk, y, c_all, saved, problem.reverse, "auto", needs, groups, *additions
     )[-1]
     return [g.cpu() for g, need in zip(gradients, needs[13:], strict=True) if need]
 
@@ -223,14 +241,16 @@ def problems(draw) -> Problem:
         B=draw(st.sampled_from([1, 2, 3, 4, 5, 13, 31])),
         I=draw(st.integers(1, 9)),
         H=H,
-        P=draw(st.integers(1, H - 1)) if cell == "lstm" and H > 1 and draw(st.booleans()) else None,
+        P=draw(st.integers(1, H - 1)) if cell.startswith("lstm") and H > 1 and draw(st.booleans()) else None,
         reverse=draw(st.sampled_from([(False,), (True,), (False, True)])),
         ragged=draw(st.sampled_from(["no", "lengths", "packed"])),
         resets=draw(st.booleans()),
         bias=draw(st.booleans()),
         initial=draw(st.booleans()),
         save=draw(st.sampled_from(["all", "states"])),
-        factors=draw(st.sampled_from([(), (), ("decay",), ("drop", "mask"), ("decay", "drop", "keep")])),
+        factors=draw(st.sampled_from(MIXES)) if CELLS[cell].states < 3 else (),
         detach_every=draw(st.sampled_from([0, 0, 1, 3])),
+        options=draw(st.booleans()) if CELLS[cell].options else False,
+        unit=draw(st.booleans()) if cell == "lstm_peephole" else True,
         seed=draw(st.integers(0, 99)),
     )

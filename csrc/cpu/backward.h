@@ -78,6 +78,8 @@ struct BackwardWalk {
     const bool projected = b.width != H, keep = b.has_keep();
     L saved[Traits::kSaved > 0 ? Traits::kSaved : 1], s[Traits::kStates], s_new[Traits::kStates], ds[Traits::kStates];
     L dgx[kGates], dgh[kGates], passed[Traits::kStates] = {};
+    L p[Traits::parameters() > 0 ? Traits::parameters() : 1];
+    load_parameters<Traits>(b, u, n, p);
     const T* kept = b.saved + b.saved_row(t, place) * b.saved_width + u;
     if constexpr (Traits::kSaved > 0) {
 #pragma GCC unroll 8
@@ -116,7 +118,7 @@ struct BackwardWalk {
       dgh[g] = kPhase == kLastPhase ? L(T(0)) : L::load(gh + g * H, n);
     }
 
-    Traits::template backward<kPhase>(saved, s, s_new, ds, d_operand, dgx, dgh);
+    Traits::template backward<kPhase>(saved, s, s_new, p, ds, d_operand, dgx, dgh);
 
 #pragma GCC unroll 8
     for (int g = 0; g < kGates; ++g) {
@@ -226,10 +228,17 @@ struct BackwardWalk {
       const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t);
       phases<kLastPhase>(b, panels, share, k, rows);
       const int64_t dense = b.plan->start[t] + share.row_begin - b.first;
-      multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, b.dgh + dense * kGates * b.hidden, kGates * b.hidden,
-               b.width, share, rows, [&](int64_t i, int64_t u, int64_t n, L product) __attribute__((always_inline)) {
-                 carry_h(b, k, t, i, u, n, product);
-               });
+      if constexpr (Traits::recurrent()) {
+        multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, b.dgh + dense * kGates * b.hidden,
+                 kGates * b.hidden, b.width, share, rows,
+                 [&](int64_t i, int64_t u, int64_t n, L product)
+                     __attribute__((always_inline)) { carry_h(b, k, t, i, u, n, product); });
+      } else if (b.between()) {
+        const int64_t blocks = blocks_of(b.hidden, kBlock), first = share.first(blocks), last = share.last(blocks);
+        for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i)
+          for (int64_t u = first * kBlock; u < last * kBlock && u < b.hidden; u += kWidth)
+            carry_h(b, k, t, i, u, b.hidden - u, L(T(0)));
+      }
     }
     // The buffers of gradients are the next walk step's only after every thread has read them.
     share.meet();
@@ -257,7 +266,7 @@ struct BackwardWalk {
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
       for (int64_t j = share.first(blocks); j < share.last(blocks); ++j) {
         const int64_t u = j * kWidth, n = b.width - u;
-        carry_h(b, k, t, i, u, n, L::load(product + i * b.width + u, n));
+        carry_h(b, k, t, i, u, n, state_or_zero(product, i * b.width + u, n));
       }
     }
   }
@@ -274,11 +283,12 @@ struct BackwardWalk {
       for (int64_t u = 0; u < H; u += kWidth) {
         const int64_t n = H - u;
         L gates_x[kGates], gates_h[kGates], s[Traits::kStates], s_new[Traits::kStates];
-        L saved[Traits::kSaved > 0 ? Traits::kSaved : 1];
+        L saved[Traits::kSaved > 0 ? Traits::kSaved : 1], p[Traits::parameters() > 0 ? Traits::parameters() : 1];
+        load_parameters<Traits>(f, u, n, p);
 #pragma GCC unroll 8
         for (int g = 0; g < kCount; ++g) {
           gates_x[kBegin + g] = L::load(f.gx + (dense * kGates + kBegin + g) * H + u, n);
-          gates_h[kBegin + g] = L::load(gh + (dense * kCount + g) * H + u, n);
+          gates_h[kBegin + g] = state_or_zero(gh, (dense * kCount + g) * H + u, n);
           if (f.b_hh) gates_h[kBegin + g] = gates_h[kBegin + g] + L::load(f.b_hh + (kBegin + g) * H + u, n);
         }
         if constexpr (Traits::phases() > 1) {
@@ -286,7 +296,7 @@ struct BackwardWalk {
           for (int j = 0; j < Traits::kSaved; ++j) saved[j] = kPhase > 0 ? L::load(kept + j * H + u, n) : L(T(0));
         }
         load_entering(f, from, u, n, s);
-        Traits::template forward<kPhase>(gates_x, gates_h, s, s_new, saved);
+        Traits::template forward<kPhase>(gates_x, gates_h, s, p, s_new, saved);
 #pragma GCC unroll 8
         for (int j = 0; j < Traits::kSaved; ++j) saved[j].store(kept + j * H + u, n);
         if constexpr (kPhase < kLastPhase) {
@@ -332,6 +342,28 @@ struct BackwardWalk {
       for (int64_t u = 0; u < w.width; u += kWidth) {
         const int64_t n = w.width - u;
         times(drop, u, n, times(decay, u, n, L::load(to + u, n))).store(to + u, n);
+      }
+    }
+  }
+
+  // For cells with unit weights: what each row of step t adds to their gradients, [dense rows, U, H].
+  static void unit_gradient(const Backward<T>& b, const Share& share, int64_t k, T* out) {
+    const int64_t t = b.step(k), H = b.hidden, rows = rows_alive(*b.plan, share, t);
+    for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
+      const Entering from = entering(b, k, t, i);
+      const int64_t data = b.plan->row(t, i), dense = b.plan->start[t] + i - b.first;
+      for (int64_t u = 0; u < H; u += kWidth) {
+        const int64_t n = H - u;
+        L s[Traits::kStates], s_new[Traits::kStates], dgx[kGates], d[Traits::unit()];
+        load_entering(b, from, u, n, s);
+        s_new[0] = b.width == H ? L::load(b.y + data * b.y_stride + u, n) : L(T(0));
+        for (int e = 0; e < kExtra; ++e) s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * H + u, n);
+        if (b.has_keep())
+          for (int j = 0; j < Traits::kStates; ++j)
+            s_new[j] = L::load(b.saved + b.saved_row(t, i) * b.saved_width + (Traits::kSaved + j) * H + u, n);
+        for (int g = 0; g < kGates; ++g) dgx[g] = L::load(b.dgx + (dense * kGates + g) * H + u, n);
+        Cell::unit_gradient(s, s_new, dgx, d);
+        for (int j = 0; j < Traits::unit(); ++j) d[j].store(out + (dense * Traits::unit() + j) * H + u, n);
       }
     }
   }

@@ -74,12 +74,13 @@ struct ForwardWalk {
     constexpr bool kLast = kPhase == Traits::phases() - 1;
     const int64_t H = f.hidden;
     L gx[Traits::kGates], gh[Traits::kGates], s[Traits::kStates], s_new[Traits::kStates];
-    L saved[Traits::kSaved > 0 ? Traits::kSaved : 1];
+    L saved[Traits::kSaved > 0 ? Traits::kSaved : 1], p[Traits::parameters() > 0 ? Traits::parameters() : 1];
+    load_parameters<Traits>(f, u, n, p);
     const T* x = f.gx + (dense - f.gx_first) * Traits::kGates * H + u;
 #pragma GCC unroll 8
     for (int g = kBegin; g < kEnd; ++g) {
       gx[g] = L::load(x + g * H, n);
-      gh[g] = L::load(gh_at + (g - kBegin) * gate_stride, gh_n);
+      gh[g] = Traits::recurrent() ? L::load(gh_at + (g - kBegin) * gate_stride, gh_n) : L(T(0));
       if (f.b_hh) gh[g] = gh[g] + L::load(f.b_hh + g * H + u, n);
     }
     T* kept = f.saved ? f.saved + saved_row * f.saved_width + u : nullptr;
@@ -96,7 +97,7 @@ struct ForwardWalk {
       if (f.has_factors) s[1 + e] = times(f.factors.decay_c.of(row.t, row.batch, e), u, n, s[1 + e]);
     }
 
-    Traits::template forward<kPhase>(gx, gh, s, s_new, saved);
+    Traits::template forward<kPhase>(gx, gh, s, p, s_new, saved);
 
     if (Traits::kSaved > 0 && kept) {
 #pragma GCC unroll 8
@@ -190,7 +191,10 @@ struct ForwardWalk {
   template <int kPhase = 0>
   static SEQ_INLINE void phases(const Forward<T>& f, const Panels<T>& panels, const Share& share, int64_t k,
                                 int64_t rows) {
-    phase<kPhase>(f, panels, share, k, rows);
+    if constexpr (Traits::recurrent())
+      phase<kPhase>(f, panels, share, k, rows);
+    else
+      stepwise<kPhase>(f, share, k, nullptr);
     share.meet();
     if constexpr (kPhase + 1 < Traits::phases()) phases<kPhase + 1>(f, panels, share, k, rows);
   }
@@ -206,7 +210,7 @@ struct ForwardWalk {
     }
   }
 
-  // Engine "stepwise": phase of walk step k, gh [places, gates of the phase, H].
+  // Engine "stepwise": phase of walk step k, gh [places, gates of the phase, H]; null for a cell without a product.
   template <int kPhase>
   static void stepwise(const Forward<T>& f, const Share& share, int64_t k, const T* gh) {
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1, H = f.hidden;
@@ -214,10 +218,10 @@ struct ForwardWalk {
     for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
       const Row row = row_at(f, k, t, t_next, i);
       const int64_t dense = f.plan->start[t] + i, saved_row = f.saved_row(t, i);
-      const T* product = gh + i * Traits::phase_gates(kPhase) * H;
+      const T* product = gh ? gh + i * Traits::phase_gates(kPhase) * H : nullptr;
       for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
         const int64_t u = b * kWidth, n = H - u;
-        cell<kPhase>(f, row, dense, saved_row, u, n, product + u, H, n);
+        cell<kPhase>(f, row, dense, saved_row, u, n, product ? product + u : nullptr, H, n);
       }
     }
   }

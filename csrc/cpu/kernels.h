@@ -97,6 +97,8 @@ struct Kernels {
   void (*gather_entering)(const Walk<T>&, const Share&, int64_t k, int64_t first, T* out);
   void (*gather_operand[kMaxPhases])(const Backward<T>&, const Share&, int64_t k, T* out);
   void (*gather_unprojected)(const Backward<T>&, const Share&, int64_t k, T* out);
+  // What each row adds to the gradients of the unit weights, [.., U, H], from the gradients of the gates.
+  void (*unit_gradient)(const Backward<T>&, const Share&, int64_t k, T* out);
 };
 
 }  // namespace seq::cpu

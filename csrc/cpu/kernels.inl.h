@@ -55,6 +55,7 @@ constexpr cpu::Kernels<T> table_of() {
     k.gather_operand[1] = &B::template gather_operand<1>;
   }
   if constexpr (Traits::projects()) k.gather_unprojected = &B::gather_unprojected;
+  if constexpr (Traits::unit() > 0) k.unit_gradient = &B::unit_gradient;
   return k;
 }
 

@@ -190,6 +190,31 @@ SEQ_INLINE Lanes<T> where_positive(Lanes<T> by, Lanes<T> x) {
   return by.v > zero ? x.v : zero;
 }
 
+// x where `by` > 0, else y.
+template <class T>
+SEQ_INLINE Lanes<T> where_positive(Lanes<T> by, Lanes<T> x, Lanes<T> y) {
+  return by.v > Lanes<T>(T(0)).v ? x.v : y.v;
+}
+
+template <class T>
+SEQ_INLINE Lanes<T> exp_(Lanes<T> x) {
+  const Exp<T> e = exp_parts(clamp(x, sizeof(T) == 4 ? T(87) : T(700)));
+  return e.scale * e.rest + e.scale;
+}
+
+// log(sigmoid(x)) = min(x, 0) - log(1 + e^-|x|), the logarithm as 2 atanh(y / (2 + y)), whose series has 1 / 9 and less
+// for the ratio of its terms.
+template <class T>
+SEQ_INLINE Lanes<T> log_sigmoid(Lanes<T> x) {
+  using L = Lanes<T>;
+  constexpr int kTerms = sizeof(T) == 4 ? 8 : 17;
+  const L low = where_positive(x, L(T(0)), x), y = exp_(low - relu(x)), s = y / (y + L(T(2))), square = s * s;
+  L series(T(1) / (2 * kTerms - 1));
+#pragma GCC unroll 17
+  for (int j = kTerms - 1; j > 0; --j) series = series * square + L(T(1) / (2 * j - 1));
+  return low - (s + s) * series;
+}
+
 // x rounded to the nearest bfloat16, ties to even; infinities and NaN stay what they are.
 SEQ_INLINE Lanes<float> to_bfloat16(Lanes<float> x) {
   using Bits = Lanes<float>::Bits;

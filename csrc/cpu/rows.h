@@ -20,4 +20,11 @@ SEQ_INLINE Lanes<T> times(const T* factor, int64_t u, int64_t n, Lanes<T> x) {
   return factor ? Lanes<T>::load(factor + u, n) * x : x;
 }
 
+// The parameters of a cell for n units from u on.
+template <class Traits, class T>
+SEQ_INLINE void load_parameters(const Walk<T>& w, int64_t u, int64_t n, Lanes<T>* p) {
+  for (int j = 0; j < Traits::unit(); ++j) p[j] = state_or_zero(w.unit, j * w.hidden + u, n);
+  for (int j = 0; j < Traits::options(); ++j) p[Traits::unit() + j] = Lanes<T>(T(w.options[j]));
+}
+
 }  // namespace seq::SEQ_ISA

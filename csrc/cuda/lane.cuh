@@ -25,10 +25,16 @@ struct Lane {
   friend SEQ_HD Lane operator+(Lane a, Lane b) { return Lane(a.v + b.v); }
   friend SEQ_HD Lane operator-(Lane a, Lane b) { return Lane(a.v - b.v); }
   friend SEQ_HD Lane operator*(Lane a, Lane b) { return Lane(a.v * b.v); }
+  friend SEQ_HD Lane operator/(Lane a, Lane b) { return Lane(a.v / b.v); }
   friend SEQ_HD Lane sigmoid(Lane a) { return Lane(T(1) / (T(1) + std::exp(-a.v))); }
   friend SEQ_HD Lane tanh_(Lane a) { return Lane(std::tanh(a.v)); }
   friend SEQ_HD Lane relu(Lane a) { return Lane(a.v < T(0) ? T(0) : a.v); }  // keeps NaN
   friend SEQ_HD Lane where_positive(Lane a, Lane b) { return Lane(a.v > T(0) ? b.v : T(0)); }
+  friend SEQ_HD Lane where_positive(Lane a, Lane b, Lane c) { return a.v > T(0) ? b : c; }
+  friend SEQ_HD Lane exp_(Lane a) { return Lane(std::exp(a.v)); }
+  friend SEQ_HD Lane log_sigmoid(Lane a) {
+    return Lane((a.v < T(0) ? a.v : T(0)) - std::log1p(std::exp(a.v < T(0) ? a.v : -a.v)));
+  }
 };
 
 // S, and the type of computation for data of type S.

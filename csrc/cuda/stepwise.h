@@ -40,6 +40,8 @@ struct Walk {
   void* c_all = nullptr;  // T, or null: not kept
   int64_t c_all_plane = 0;
   int64_t saved_width = 0;
+  const void* unit = nullptr;  // S [U*H]; null: zeros
+  double options[kMaxOptions] = {};
 };
 
 struct Forward : Walk {
@@ -97,6 +99,7 @@ struct Rows {
   const void *gx = nullptr, *gh = nullptr;  // T [rows, G, H], [rows, gates of the phase, H]
   void* saved = nullptr;                    // T [rows, saved_width]
   void* out = nullptr;                      // S [rows, width of what is asked for]
+  const void* dgx = nullptr;                // S [rows, G, H]
 };
 
 // One cell for one type of data. Phases by number; the backward's last phase comes first.
@@ -116,6 +119,8 @@ struct Kernels {
   Error (*entering)(const Walk&, const StepTable&, const Rows&, Stream);               // out: the h that entered
   Error (*operand[kMaxPhases])(const Walk&, const StepTable&, const Rows&, Stream);    // out: what the product read
   Error (*unprojected)(const Walk&, const StepTable&, const Rows&, Stream);            // out: h before its projection
+  // out, T [rows, U, H]: what each row adds to the gradients of the unit weights.
+  Error (*unit_gradient)(const Walk&, const StepTable&, const Rows&, Stream);
 };
 
 // By the place of the cell in cells/list.h.

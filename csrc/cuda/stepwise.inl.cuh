@@ -63,13 +63,15 @@ __global__ void __launch_bounds__(kThreads) forward(Forward f, ForwardStep s) {
 
   if (takes_part(f, s.now, b)) {
     L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates], saved[W::kSavedOrOne];
+    L p[W::kParametersOrOne];
+    W::load_parameters(f, u, p);
     W::template load_gates<kPhase>(f, s.gx, s.gh, b, u, gx, gh);
     if constexpr (kPhase > 0) W::load_saved(f, s.saved, b, u, saved);
     state[0] = projected ? L(0) : load<S>(f.h, b * H + u);
 #pragma unroll
     for (int e = 0; e < W::kExtra; ++e) state[1 + e] = load<T>(f.c, W::at_state(f, e, b, u));
 
-    Traits::template forward<kPhase>(gx, gh, state, state_new, saved);
+    Traits::template forward<kPhase>(gx, gh, state, p, state_new, saved);
 
     if (s.saved) W::store_saved(f, s.saved, b, u, saved);
     if constexpr (!kLast) {
@@ -189,6 +191,8 @@ __global__ void __launch_bounds__(kThreads) backward(Backward w, BackwardStep s)
     ds[1 + e] = kLast ? take_c<Cell, S>(w, s, b, u, e) : load<T>(w.dc, W::at_state(w, e, b, u));
   if (part) {
     L saved[W::kSavedOrOne], state[W::kStates], state_new[W::kStates], dgx[W::kGates], dgh[W::kGates];
+    L p[W::kParametersOrOne];
+    W::load_parameters(w, u, p);
     W::load_saved(w, s.saved, b, u, saved);
     W::load_entering(w, s.now, s.before, b, u, state);
     state_new[0] = projected ? L(0) : load<S>(w.y, row * w.y_stride + u);
@@ -216,7 +220,7 @@ __global__ void __launch_bounds__(kThreads) backward(Backward w, BackwardStep s)
       dgh[g] = kLast ? L(0) : load<S>(s.dgh, (b * W::kGates + g) * H + u);
     }
 
-    Traits::template backward<kPhase>(saved, state, state_new, ds, d_operand, dgx, dgh);
+    Traits::template backward<kPhase>(saved, state, state_new, p, ds, d_operand, dgx, dgh);
 
     if (keep) {
       for (int j = 0; j < W::kStates; ++j) ds[j] = ds[j] + passed[j];
@@ -320,6 +324,11 @@ Kernels table_of() {
     };
     k.unprojected = [](const Walk& w, const StepTable& table, const Rows& rows, Stream stream) {
       return launch_over_table(w.hidden, &unprojected<Cell, S>, w, table, rows, stream);
+    };
+  }
+  if constexpr (Traits::unit() > 0) {
+    k.unit_gradient = [](const Walk& w, const StepTable& table, const Rows& rows, Stream stream) {
+      return launch_over_table(w.hidden, &unit_gradient<Cell, S>, w, table, rows, stream);
     };
   }
   return k;

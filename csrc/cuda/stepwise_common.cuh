@@ -62,6 +62,7 @@ struct Stepwise {
   static constexpr int kGates = Traits::kGates, kStates = Traits::kStates, kSaved = Traits::kSaved;
   static constexpr int kExtra = Traits::kExtra, kLastPhase = Traits::phases() - 1;
   static constexpr int kSavedOrOne = kSaved > 0 ? kSaved : 1;
+  static constexpr int kParametersOrOne = Traits::parameters() > 0 ? Traits::parameters() : 1;
 
   // Where the state beside h, number e, of a row lies in a [S-1][B, H] buffer.
   static __device__ int64_t at_state(const Walk& w, int e, int64_t b, int64_t u) {
@@ -86,6 +87,13 @@ struct Stepwise {
     for (int j = 0; j < kStates; ++j) store<T>(to, row * w.saved_width + (kSaved + j) * w.hidden + u, state_new[j]);
   }
 
+  static __device__ void load_parameters(const Walk& w, int64_t u, L* p) {
+#pragma unroll
+    for (int j = 0; j < Traits::unit(); ++j) p[j] = load_or_zero<S>(w.unit, j * w.hidden + u);
+#pragma unroll
+    for (int j = 0; j < Traits::options(); ++j) p[Traits::unit() + j] = L(static_cast<T>(w.options[j]));
+  }
+
   // The gates of phase kPhase, biases added.
   template <int kPhase>
   static __device__ void load_gates(const Walk& w, const void* from_x, const void* from_h, int64_t row, int64_t u,
@@ -95,7 +103,7 @@ struct Stepwise {
 #pragma unroll
     for (int g = kBegin; g < kBegin + kCount; ++g) {
       gx[g] = load<T>(from_x, (row * kGates + g) * H + u) + load_or_zero<S>(w.b_ih, g * H + u);
-      gh[g] = load<T>(from_h, (row * kCount + g - kBegin) * H + u) + load_or_zero<S>(w.b_hh, g * H + u);
+      gh[g] = load_or_zero<T>(from_h, (row * kCount + g - kBegin) * H + u) + load_or_zero<S>(w.b_hh, g * H + u);
     }
   }
 

@@ -41,10 +41,12 @@ __global__ void __launch_bounds__(kThreads, 2) recompute(Walk w, StepTable table
   L saved[W::kSavedOrOne] = {}, operand(0);
   if (takes_part(w, at.now, at.b)) {
     L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates];
+    L p[W::kParametersOrOne];
+    W::load_parameters(w, u, p);
     W::template load_gates<kPhase>(w, rows.gx, rows.gh, r, u, gx, gh);
     if constexpr (kPhase > 0) W::load_saved(w, rows.saved, r, u, saved);
     W::load_entering(w, at.now, at.before, at.b, u, state);
-    W::Traits::template forward<kPhase>(gx, gh, state, state_new, saved);
+    W::Traits::template forward<kPhase>(gx, gh, state, p, state_new, saved);
     if constexpr (kPhase < W::kLastPhase)
       operand =
           times<typename W::T>(w.factors.drop, at.now.t, at.b, u, Cell::template operand<kPhase + 1>(saved, state));
@@ -95,6 +97,28 @@ __global__ void __launch_bounds__(kThreads) unprojected(Walk w, StepTable table,
     if (W::has_keep(w)) W::load_new(w, rows.saved, r, u, state_new);
     return Cell::output(saved, state_new);
   });
+}
+
+template <class Cell, class S>
+__global__ void __launch_bounds__(kThreads) unit_gradient(Walk w, StepTable table, Rows rows) {
+  using W = Stepwise<Cell, S>;
+  using L = typename W::L;
+  using T = typename W::T;
+  constexpr int kUnit = W::Traits::unit();
+  const int64_t r = this_row(), u = this_unit(), H = w.hidden;
+  const TableRow at = row_of_table(table, r);
+  if (!at.exists || u >= H) return;
+  L d[kUnit] = {};
+  if (takes_part(w, at.now, at.b)) {
+    L state[W::kStates], state_new[W::kStates], dgx[W::kGates];
+    W::load_entering(w, at.now, at.before, at.b, u, state);
+    const int64_t row = at.now.first + at.b;
+    state_new[0] = w.width == H ? load<S>(w.y, row * w.y_stride + u) : L(0);
+    for (int e = 0; e < W::kExtra; ++e) state_new[1 + e] = load<T>(w.c_all, e * w.c_all_plane + row * H + u);
+    for (int g = 0; g < W::kGates; ++g) dgx[g] = load<S>(rows.dgx, (r * W::kGates + g) * H + u);
+    Cell::unit_gradient(state, state_new, dgx, d);
+  }
+  for (int j = 0; j < kUnit; ++j) store<T>(rows.out, (r * kUnit + j) * H + u, d[j]);
 }
 
 Error launch_over_table(int64_t units, void (*kernel)(Walk, StepTable, Rows), const Walk& w, const StepTable& table,

@@ -5,6 +5,7 @@
 
 #include "cells/list.h"
 #include "engine/cell_traits.h"
+#include "engine/problem.h"
 
 namespace seq {
 
@@ -14,18 +15,22 @@ struct CellCounts {
   const char* name;
   int index, gates, states, saved, phases;
   int phase_begin[kMaxPhases + 1];  // the gates of each phase
-  bool same_grads, projects;
+  int unit, options;
+  bool same_grads, projects, recurrent;
+  // The gates' products are all that the cell is made of.
+  constexpr bool plain() const { return recurrent && unit + options == 0; }
 };
 
 template <class Cell>
 constexpr CellCounts counts_of() {
   using Traits = CellTraits<Cell>;
-  static_assert(Traits::phases() <= kMaxPhases);
+  static_assert(Traits::phases() <= kMaxPhases && Traits::options() <= kMaxOptions);
   CellCounts c{};
   c.name = Cell::kName;
   c.gates = Traits::kGates, c.states = Traits::kStates, c.saved = Traits::kSaved, c.phases = Traits::phases();
   for (int p = 0; p <= Traits::phases(); ++p) c.phase_begin[p] = Traits::phase_begin(p);
-  c.same_grads = Traits::kSameGrads, c.projects = Traits::projects();
+  c.unit = Traits::unit(), c.options = Traits::options();
+  c.same_grads = Traits::kSameGrads, c.projects = Traits::projects(), c.recurrent = Traits::recurrent();
   return c;
 }
 

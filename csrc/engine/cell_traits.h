@@ -1,4 +1,8 @@
-// One view of every cell for the engines: a cell with one phase and a cell with several look alike here.
+// One view of every cell for the engines: a cell with one phase and a cell with several look alike here, with
+// parameters and without.
+//
+// Parameters p reach a cell that has them after its states: first its unit weights, kUnit vectors of H that multiply
+// states unit by unit, then its kOptions numbers, each of which is off where it is 0.
 #pragma once
 
 #include "cells/calculus.h"
@@ -25,20 +29,40 @@ struct CellTraits {
     return false;
   }
 
-  template <int Phase, class T>
-  SEQ_HD static void forward(const T* gx, const T* gh, const T* s, T* s_new, T* saved) {
-    if constexpr (phases() == 1)
-      Cell::forward(gx, gh, s, s_new, saved);
-    else
-      Cell::template forward<Phase>(gx, gh, s, s_new, saved);
+  SEQ_HD static constexpr int unit() {
+    if constexpr (requires { Cell::kUnit; }) return Cell::kUnit;
+    return 0;
+  }
+  SEQ_HD static constexpr int options() {
+    if constexpr (requires { Cell::kOptions; }) return Cell::kOptions;
+    return 0;
+  }
+  SEQ_HD static constexpr int parameters() { return unit() + options(); }
+  // Whether h reaches the gates through a matrix; a cell where it does not has no gh.
+  SEQ_HD static constexpr bool recurrent() {
+    if constexpr (requires { Cell::kRecurrent; }) return Cell::kRecurrent;
+    return true;
   }
 
   template <int Phase, class T>
-  SEQ_HD static void backward(const T* saved, const T* s, const T* s_new, T* ds, const T& d_operand, T* dgx, T* dgh) {
-    if constexpr (phases() == 1)
+  SEQ_HD static void forward(const T* gx, const T* gh, const T* s, const T* p, T* s_new, T* saved) {
+    if constexpr (requires { Cell::forward(gx, gh, s, p, s_new, saved); })
+      Cell::forward(gx, gh, s, p, s_new, saved);
+    else if constexpr (phases() == 1)
+      Cell::forward(gx, gh, s, s_new, saved);
+    else
+      Cell::template forward<Phase>(gx, gh, s, p, s_new, saved);
+  }
+
+  template <int Phase, class T>
+  SEQ_HD static void backward(const T* saved, const T* s, const T* s_new, const T* p, T* ds, const T& d_operand, T* dgx,
+                              T* dgh) {
+    if constexpr (requires { Cell::backward(saved, s, s_new, p, ds, dgx, dgh); })
+      Cell::backward(saved, s, s_new, p, ds, dgx, dgh);
+    else if constexpr (phases() == 1)
       Cell::backward(saved, s, s_new, ds, dgx, dgh);
     else
-      Cell::template backward<Phase>(saved, s, s_new, ds, d_operand, dgx, dgh);
+      Cell::template backward<Phase>(saved, s, s_new, p, ds, d_operand, dgx, dgh);
   }
 };
 

@@ -9,7 +9,7 @@
 //   gx, dgx, dgh   [dense rows, G, H]        y        [data rows, y_stride], the first P of each
 //   saved          [rows, saved_width]       c_all    [S-1][data rows, H]
 //   h0, reset_h    [B, P]                    c0, reset_c, c_n   [S-1][B, H], planes state_plane apart
-//   w_hh [G*H, P]   b_hh [G*H]   w_hr [P, H]
+//   w_hh [G*H, P]   b_hh [G*H]   w_hr [P, H]   unit [U*H]: the cell's U unit weights (cell_traits.h)
 //
 // A row of saved is kSaved, H and, where there is a `keep`, what the cell gave for the states before it, kStates, H.
 //
@@ -22,6 +22,8 @@
 #include "cells/calculus.h"
 
 namespace seq {
+
+constexpr int kMaxOptions = 2;
 
 enum class Rounding { kNone, kBfloat16, kFloat16 };
 
@@ -87,6 +89,9 @@ struct Walk {
   int64_t y_stride = 0;
   T* c_all = nullptr;  // null: not kept
   int64_t c_all_plane = 0;
+
+  const T* unit = nullptr;  // null: zeros
+  double options[kMaxOptions] = {};
 
   T* saved = nullptr;  // null: not kept
   int64_t saved_width = 0;

@@ -11,8 +11,8 @@ namespace seq::ops {
 
 inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer, int64_t d) {
   const auto* w = &a.weights[Layer::kWeights * d];
-  return {computed(w[0], layer), computed(w[1], layer), computed(w[2], layer), computed(w[3], layer),
-          computed(w[4], layer)};
+  return {computed(w[0], layer), computed(w[1], layer), computed(w[2], layer),
+          computed(w[3], layer), computed(w[4], layer), computed(w[5], layer)};
 }
 
 constexpr int64_t kChunkBytes = 512 << 10;  // of the gates of a chunk: they stay in L2
@@ -66,7 +66,7 @@ PackedWeights<T> pack_forward(const cpu::Kernels<T>& k, const Layer& layer, cons
       k.pack_gates(from, K, units, first, last, K, block, begin, end, to);
     });
   };
-  for (int p = 0; p < k.phases; ++p)
+  for (int p = 0; p < k.phases && w.w_hh.defined(); ++p)
     out.keep(out.panels.phase[p],
              gates_of(w.w_hh, layer.hidden, k.phase_begin[p], k.phase_begin[p + 1], k.forward_block));
   if (layer.projected()) out.keep(out.panels.projection, gates_of(w.w_hr, layer.width, 0, 1, k.projection_block));
@@ -83,7 +83,7 @@ PackedWeights<T> pack_backward(const cpu::Kernels<T>& k, const Layer& layer, con
       k.pack_columns(from, columns, columns, last - first, k.backward_block, begin, end, to);
     });
   };
-  for (int p = 0; p < k.phases; ++p)
+  for (int p = 0; p < k.phases && w.w_hh.defined(); ++p)
     out.keep(out.panels.phase[p],
              columns_of(w.w_hh, k.phase_begin[p] * layer.hidden, k.phase_begin[p + 1] * layer.hidden));
   if (layer.projected()) out.keep(out.panels.projection, columns_of(w.w_hr, 0, layer.width));
@@ -106,7 +106,7 @@ struct States {
 // What does not change over the walk of direction d.
 template <class T>
 void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanStorage& plan, int64_t d,
-              const States& states, const at::Tensor& y, const at::Tensor& c_all) {
+              const DirectionWeights& weights, const States& states, const at::Tensor& y, const at::Tensor& c_all) {
   const auto h_of = [&](const at::Tensor& t) {
     return t.defined() ? t.const_data_ptr<T>() + d * layer.batch * layer.width : nullptr;
   };
@@ -125,6 +125,8 @@ void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanS
   walk.has_factors = layer.has_factors;
   walk.detach_every = a.detach_every;
   walk.saved_width = layer.saved_width;
+  walk.unit = data_or_null<T>(weights.w_unit);
+  std::copy(a.options.begin(), a.options.end(), walk.options);
   walk.y = const_cast<T*>(y.const_data_ptr<T>()) + d * layer.width;
   walk.y_stride = layer.directions * layer.width;
   if (c_all.defined() && c_all.numel() > 0) {

@@ -19,7 +19,7 @@ DirectionWeights empty_gradients(const DirectionWeights& w, const Needs& needs, 
     if (needs.groups > 0) shape.insert(shape.begin(), needs.groups);
     return at::empty(shape, t.options().dtype(layer.compute));
   };
-  return {like(0, w.w_ih), like(1, w.w_hh), like(2, w.b_ih), like(3, w.b_hh), like(4, w.w_hr)};
+  return {like(0, w.w_ih), like(1, w.w_hh), like(2, w.b_ih), like(3, w.b_hh), like(4, w.w_hr), like(5, w.w_unit)};
 }
 
 void check_saved(const Saved& s, const Layer& layer, const at::Tensor& x) {

@@ -54,15 +54,20 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
     leading = {steps, batch};
   }
   input = a.x.size(-1);
-  TORCH_CHECK(a.weights[1].has_value(), "seqcuda: weight_hh is missing");
-  TORCH_CHECK(a.weights[1]->dim() == 2 && a.weights[1]->size(0) % cell.gates == 0, "seqcuda: weight_hh must be (",
-              cell.gates, "*H, P), got ", a.weights[1]->sizes());
-  hidden = a.weights[1]->size(0) / cell.gates;
-  width = a.weights[1]->size(1);
-  TORCH_CHECK(hidden > 0 && width > 0, "seqcuda: weight_hh must not be empty, got ", a.weights[1]->sizes());
+  const auto& sizing = a.weights[cell.recurrent ? 1 : 0];
+  const char* name = cell.recurrent ? "weight_hh" : "weight_ih";
+  TORCH_CHECK(sizing.has_value(), "seqcuda: ", name, " is missing");
+  TORCH_CHECK(sizing->dim() == 2 && sizing->size(0) % cell.gates == 0, "seqcuda: ", name, " must be (", cell.gates,
+              cell.recurrent ? "*H, P), got " : "*H, I), got ", sizing->sizes());
+  hidden = sizing->size(0) / cell.gates;
+  width = cell.recurrent ? sizing->size(1) : hidden;
+  TORCH_CHECK(hidden > 0 && width > 0, "seqcuda: ", name, " must not be empty, got ", sizing->sizes());
   for (int64_t d = 0; d < directions; ++d) {
     const auto* w = &a.weights[kWeights * d];
-    TORCH_CHECK(w[0].has_value() && w[1].has_value(), "seqcuda: weight_ih and weight_hh must be given");
+    TORCH_CHECK(w[0].has_value(), "seqcuda: weight_ih must be given");
+    TORCH_CHECK(w[1].has_value() == cell.recurrent && (cell.recurrent || !w[3].has_value()),
+                "seqcuda: weight_hh must be given, or neither it nor bias_hh for a cell without a recurrent product");
+    TORCH_CHECK(cell.unit > 0 || !w[5].has_value(), "seqcuda: cell '", a.cell, "' has no weight_unit");
     TORCH_CHECK(w[4].has_value() == projected(),
                 "seqcuda: weight_hr must be given where P != H, and only there; P = ", width, ", H = ", hidden);
     check_shape(w[0], "weight_ih", {cell.gates * hidden, input}, *this, a.x);
@@ -70,7 +75,10 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
     check_shape(w[2], "bias_ih", {cell.gates * hidden}, *this, a.x);
     check_shape(w[3], "bias_hh", {cell.gates * hidden}, *this, a.x);
     check_shape(w[4], "weight_hr", {width, hidden}, *this, a.x);
+    check_shape(w[5], "weight_unit", {cell.unit * hidden}, *this, a.x);
   }
+  TORCH_CHECK(a.options.empty() || a.options.size() == static_cast<size_t>(cell.options), "seqcuda: options must be ",
+              cell.options, " numbers, got ", a.options.size());
   TORCH_CHECK(!projected() || cell.projects, "seqcuda: cell '", a.cell, "' has no projection");
   check_shape(a.h0, "h0", {directions, batch, width}, *this, a.x);
   check_shape(a.reset_h, "reset_h", {directions, batch, width}, *this, a.x);

@@ -27,6 +27,7 @@ struct Arguments {
   std::vector<bool> reverse;
   Factors<OptionalTensor> factors{};
   int64_t detach_every = 0;
+  std::vector<double> options = {};  // of the cell; empty: all are off
 };
 
 // By name, which throws for an unknown one, or by index.
@@ -57,8 +58,8 @@ struct Layer {
   Rounding rounding() const;
   // Dimension `dim` of t, data rows, as the caller gave them: (T, B) or (N).
   at::Tensor with_leading(const at::Tensor& t, int64_t dim) const;
-  // Rows of the weights: weight_ih, weight_hh, bias_ih, bias_hh, weight_hr of direction d.
-  static constexpr int kWeights = 5;
+  // Of a direction: weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_unit.
+  static constexpr int kWeights = 6;
 };
 
 // What the forward keeps for the backward; throws for an unknown `save`.
@@ -68,8 +69,8 @@ struct Kept {
 };
 
 struct DirectionWeights {
-  at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr;
-  std::array<at::Tensor, Layer::kWeights> all() const { return {w_ih, w_hh, b_ih, b_hh, w_hr}; }
+  at::Tensor w_ih, w_hh, b_ih, b_hh, w_hr, w_unit;
+  std::array<at::Tensor, Layer::kWeights> all() const { return {w_ih, w_hh, b_ih, b_hh, w_hr, w_unit}; }
 };
 
 PlanStorage make_plan(const Arguments& a, const Layer& layer);

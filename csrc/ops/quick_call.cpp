@@ -88,7 +88,7 @@ bool parse_weights(py::handle weights, Call& call) {
 bool fits(Call& call) {
   const at::Tensor& x = call.x;
   const int64_t dims = x.dim(), batched = call.is_cell ? 2 : 3;
-  if (call.cell.states > 2 || (dims != batched && dims != batched - 1)) return false;
+  if (call.cell.states > 2 || !call.cell.plain() || (dims != batched && dims != batched - 1)) return false;
   call.has_batch = dims == batched;
   const int64_t time_at = call.has_batch && call.batch_first ? 1 : 0, batch_at = call.is_cell || time_at == 1 ? 0 : 1;
   if (!call.is_cell) call.steps = x.size(time_at);
@@ -184,7 +184,7 @@ Outputs run_layers(const Call& call, const std::string& save) {
     for (int64_t d = 0; d < D; ++d) {
       const StepTensors& t = call.weights[l * D + d];
       for (const at::Tensor* w : {&t.w_ih, &t.w_hh, &t.b_ih, &t.b_hh}) a.weights.push_back(optional(*w));
-      a.weights.emplace_back();
+      a.weights.resize(Layer::kWeights * (d + 1));
       a.reverse.push_back(d == 1);
     }
     a.h0 = optional(of_this(h, l));

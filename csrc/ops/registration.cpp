@@ -29,14 +29,15 @@ SequenceResult sequence_with_graph(std::string cell, at::Tensor x, OptionalTenso
                                    OptionalTensor c0, OptionalTensor lengths, OptionalTensor batch_sizes,
                                    OptionalTensor resets, OptionalTensor reset_h, OptionalTensor reset_c,
                                    c10::List<bool> reverse, std::string save, std::string engine,
-                                   std::optional<OptionalTensors> factors, int64_t detach_every) {
+                                   std::optional<OptionalTensors> factors, int64_t detach_every,
+                                   c10::List<double> options) {
   const Arguments a = arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0),
                                 std::move(lengths), std::move(batch_sizes), std::move(resets), std::move(reset_h),
-                                std::move(reset_c), reverse, factors, detach_every);
+                                std::move(reset_c), reverse, factors, detach_every, options);
   const pybind11::gil_scoped_acquire gil;
   return pybind11::module_::import("seqcuda.autograd")
-      .attr("sequence_with_graph")(a.cell, a.reverse, save, engine, a.detach_every, a.weights, a.x, a.h0, a.c0,
-                                   a.lengths, a.batch_sizes, a.resets, a.reset_h, a.reset_c, a.factors.decay_h,
+      .attr("sequence_with_graph")(a.cell, a.reverse, save, engine, a.detach_every, a.options, a.weights, a.x, a.h0,
+                                   a.c0, a.lengths, a.batch_sizes, a.resets, a.reset_h, a.reset_c, a.factors.decay_h,
                                    a.factors.decay_c, a.factors.drop, a.factors.keep_h, a.factors.keep_c)
       .cast<SequenceResult>();
 }

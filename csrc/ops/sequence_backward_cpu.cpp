@@ -34,14 +34,14 @@ void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
 
 // What the gradients of the weights are products of: dense rows of a chunk, or those of a group of rows of the batch.
 struct Factors {
-  at::Tensor x, dgx, dgh, unprojected, dh_out;
+  at::Tensor x, dgx, dgh, unprojected, dh_out, d_unit;
   std::vector<at::Tensor> operands;  // of W_hh, by phase
 
   template <class Call>
   Factors with(const Call& call) const {
     const auto each = [&](const at::Tensor& t) { return t.defined() ? call(t) : t; };
     const at::Tensor gx = each(dgx);
-    Factors out{each(x), gx, dgh.is_same(dgx) ? gx : each(dgh), each(unprojected), each(dh_out), {}};
+    Factors out{each(x), gx, dgh.is_same(dgx) ? gx : each(dgh), each(unprojected), each(dh_out), each(d_unit), {}};
     for (const at::Tensor& t : operands) out.operands.push_back(each(t));
     return out;
   }
@@ -128,7 +128,7 @@ class LayerBackward {
     } else {
       dir.product = at::empty({B * std::max(H, P)}, options_);
     }
-    set_walk(b, a_, layer_, plan_, d, states_, y_, c_all_);
+    set_walk(b, a_, layer_, plan_, d, dir.weights, states_, y_, c_all_);
     if (grad_y_.defined()) {
       b.dy = grad_y_.template const_data_ptr<T>() + d * P;
       b.dy_stride = layer_.directions * P;
@@ -197,9 +197,12 @@ class LayerBackward {
     at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
     for (int p = 0; p < kernels_.phases; ++p) {
       const int64_t first = kernels_.phase_begin[p] * H, last = kernels_.phase_begin[p + 1] * H;
-      at::Tensor gh = at::empty({c.rows(), last - first}, options_);
-      multiply_transposed(gh, p == 0 ? entering : operand, dir.weights.w_hh.narrow(0, first, last - first), {});
-      const T* product = gh.template const_data_ptr<T>();
+      at::Tensor gh;
+      if (layer_.cell.recurrent) {
+        gh = at::empty({c.rows(), last - first}, options_);
+        multiply_transposed(gh, p == 0 ? entering : operand, dir.weights.w_hh.narrow(0, first, last - first), {});
+      }
+      const T* product = data_or_null<T>(gh);
       T* next = operand.defined() ? operand.template mutable_data_ptr<T>() : nullptr;
       for_steps(c,
                 [&](int64_t k, const cpu::Share& share) { kernels_.recompute[p](dir.again, share, k, product, next); });
@@ -225,6 +228,7 @@ class LayerBackward {
       }
       for (int p = kernels_.phases - 1; p >= 0; --p) {
         for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_phase[p](b, s, k, d_operand); });
+        if (!layer_.cell.recurrent) continue;
         const int64_t first = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - first;
         d_operand = multiply(rows(dir.dgh).narrow(1, first, count), dir.weights.w_hh.narrow(0, first, count));
       }
@@ -247,18 +251,23 @@ class LayerBackward {
         times_w_ih(dir, dgx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
       }
     }
-    Factors f{x, dgx, layer_.cell.same_grads ? dgx : dir.dgh.narrow(0, 0, c.rows()), {}, {}, {}};
+    Factors f{x, dgx, layer_.cell.same_grads ? dgx : dir.dgh.narrow(0, 0, c.rows()), {}, {}, {}, {}};
     if (g.w_hh.defined()) {
       f.operands.push_back(entering);
       for (int p = 1; p < kernels_.phases; ++p)
         f.operands.push_back(
-            gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](dir.b, s, k, to); }, c));
+            gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](dir.b, s, k, to); }, c,
+                   layer_.hidden));
     }
     if (g.w_hr.defined()) {
       f.unprojected =
-          gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(dir.b, s, k, to); }, c);
+          gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(dir.b, s, k, to); }, c,
+                 layer_.hidden);
       f.dh_out = dir.dh_out.narrow(0, 0, c.rows());
     }
+    if (g.w_unit.defined())
+      f.d_unit = gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.unit_gradient(dir.b, s, k, to); }, c,
+                        layer_.cell.unit * layer_.hidden);
     if (needs_.groups == 0)
       weight_gradients(g, f, !first);
     else
@@ -275,7 +284,7 @@ class LayerBackward {
       for (int64_t i = first; i < last; ++i) {
         const auto part = [&](const at::Tensor& t) { return t.defined() ? t[i] : t; };
         weight_gradients(
-            {part(g.w_ih), part(g.w_hh), part(g.b_ih), part(g.b_hh), part(g.w_hr)},
+            {part(g.w_ih), part(g.w_hh), part(g.b_ih), part(g.b_hh), part(g.w_hr), part(g.w_unit)},
             sorted.with([&](const at::Tensor& t) { return t.narrow(0, begin[i], begin[i + 1] - begin[i]); }), false);
       }
     });
@@ -293,6 +302,7 @@ class LayerBackward {
       }
     }
     if (g.w_hr.defined()) multiply(g.w_hr, f.dh_out.t(), f.unprojected, add);
+    if (g.w_unit.defined()) accumulate_sum(!add, g.w_unit, f.d_unit);
   }
 
   // The dense rows of all steps, one group's after the other's, and where each group begins.
@@ -337,8 +347,8 @@ class LayerBackward {
   }
 
   template <class Call>
-  at::Tensor gather(const Call& call, const Chunk& c) const {
-    at::Tensor out = at::empty({c.rows(), layer_.hidden}, options_);
+  at::Tensor gather(const Call& call, const Chunk& c, int64_t width) const {
+    at::Tensor out = at::empty({c.rows(), width}, options_);
     T* to = out.template mutable_data_ptr<T>();
     for_steps(c, [&](int64_t k, const cpu::Share& share) { call(k, share, to); });
     return out;

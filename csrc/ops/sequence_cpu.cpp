@@ -58,12 +58,14 @@ void stepwise(const cpu::Kernels<T>& kernels, const Layer& layer, const PlanStor
     const int64_t places = plan.alive[d.f.step(k)];
     if (places == 0) continue;
     for (int p = 0; p < kernels.phases; ++p) {
-      const int64_t first = kernels.phase_begin[p] * layer.hidden, last = kernels.phase_begin[p + 1] * layer.hidden;
-      const at::Tensor& read = p > 0 ? d.operand : d.dropped.defined() ? d.dropped[k % 2] : d.h[k % 2];
-      const at::Tensor operand = read.narrow(0, 0, places);
-      at::Tensor gh = d.gh.narrow(0, 0, places * (last - first)).view({places, last - first});
-      product_into(kernels, gh, operand, d.weights.w_hh.narrow(0, first, last - first), {});
-      const T* product = gh.template const_data_ptr<T>();
+      const T* product = nullptr;
+      if (layer.cell.recurrent) {
+        const int64_t first = kernels.phase_begin[p] * layer.hidden, last = kernels.phase_begin[p + 1] * layer.hidden;
+        const at::Tensor& read = p > 0 ? d.operand : d.dropped.defined() ? d.dropped[k % 2] : d.h[k % 2];
+        at::Tensor gh = d.gh.narrow(0, 0, places * (last - first)).view({places, last - first});
+        product_into(kernels, gh, read.narrow(0, 0, places), d.weights.w_hh.narrow(0, first, last - first), {});
+        product = gh.template const_data_ptr<T>();
+      }
       for_places(places, work, [&](const cpu::Share& share) { kernels.forward_phase[p](d.f, share, k, product); });
     }
     if (layer.projected()) {
@@ -106,7 +108,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
     } else {
       dir.gh = at::empty({B * std::max(G * H, P)}, options);
     }
-    set_walk(dir.f, a, layer, plan, d, states, y, c_all);
+    set_walk(dir.f, a, layer, plan, d, dir.weights, states, y, c_all);
     dir.h = at::empty({2, B, P}, options);
     dir.gx = at::empty({chunk_rows, G * H}, options);
     dir.f.h[0] = dir.h[0].template mutable_data_ptr<T>();
@@ -214,7 +216,7 @@ SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& k
 bool is_single_step(const Arguments& a, const Layer& layer) {
   return layer.steps == 1 && layer.batch > 0 && layer.directions == 1 && !layer.packed && !layer.projected() &&
          !a.lengths.has_value() && !a.resets.has_value() && !layer.has_factors && layer.cell.phases == 1 &&
-         layer.extra() <= 1;
+         layer.extra() <= 1 && layer.cell.plain();
 }
 
 }  // namespace

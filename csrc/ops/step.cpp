@@ -254,7 +254,7 @@ class StepFunction : public torch::autograd::Function<StepFunction> {
 }  // namespace
 
 bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dtype, int64_t B, int64_t H) {
-  if (cell.phases > 1 || cell.states > 2) return false;
+  if (cell.phases > 1 || cell.states > 2 || !cell.plain()) return false;
   if ((dtype == at::kHalf || dtype == at::kBFloat16) && wants_graph(t)) return false;
   if (B == 0 || H == 0 || t.w_ih.dim() != 2 || t.w_hh.dim() != 2) return false;
   const int64_t rows = cell.gates * H, I = t.w_ih.size(1);

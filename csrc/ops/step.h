@@ -18,7 +18,7 @@ struct StepOutputs {
 };
 
 // Whether `step` can take them, which are on the CPU: dtypes (half types in inference alone), shapes, layouts, and a
-// cell of one phase and at most two states. x may be undefined yet.
+// plain cell of one phase and at most two states. x may be undefined yet.
 bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dtype, int64_t batch, int64_t hidden);
 
 // Differentiable to any order. Shapes of the results: `states` for h and c, `output` for y.

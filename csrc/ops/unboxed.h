@@ -11,18 +11,20 @@ namespace seq::ops {
 inline constexpr char kSequenceSchema[] =
     "sequence(str cell, Tensor x, Tensor?[] weights, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor? batch_sizes, "
     "Tensor? resets, Tensor? reset_h, Tensor? reset_c, bool[] reverse, str save, str engine, "
-    "Tensor?[]? factors=None, int detach_every=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c_all, Tensor saved)";
+    "Tensor?[]? factors=None, int detach_every=0, float[] options=[]) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor "
+    "c_all, Tensor saved)";
 inline constexpr char kSequenceBackwardSchema[] =
     "sequence_backward(str cell, Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_c_all, Tensor x, "
     "Tensor?[] weights, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, "
     "Tensor? reset_h, Tensor? reset_c, Tensor y, Tensor c_all, Tensor saved, bool[] reverse, str engine, "
-    "bool[] needs, int weight_groups=0, Tensor?[]? factors=None, int detach_every=0) -> (Tensor x, Tensor h0, "
-    "Tensor c0, Tensor reset_h, Tensor reset_c, Tensor decay_h, Tensor decay_c, Tensor[] weights)";
+    "bool[] needs, int weight_groups=0, Tensor?[]? factors=None, int detach_every=0, float[] options=[]) -> (Tensor x, "
+    "Tensor h0, Tensor c0, Tensor reset_h, Tensor reset_c, Tensor decay_h, Tensor decay_c, Tensor[] weights)";
 
 inline Arguments arguments(std::string cell, at::Tensor x, const OptionalTensors& weights, OptionalTensor h0,
                            OptionalTensor c0, OptionalTensor lengths, OptionalTensor batch_sizes, OptionalTensor resets,
                            OptionalTensor reset_h, OptionalTensor reset_c, const c10::List<bool>& reverse,
-                           const std::optional<OptionalTensors>& factors, int64_t detach_every) {
+                           const std::optional<OptionalTensors>& factors, int64_t detach_every,
+                           const c10::List<double>& options) {
   Arguments a{std::move(cell),
               std::move(x),
               {},
@@ -42,6 +44,7 @@ inline Arguments arguments(std::string cell, at::Tensor x, const OptionalTensors
   }
   for (size_t j = 0; j < weights.size(); ++j) a.weights.push_back(weights.get(j));
   for (size_t d = 0; d < reverse.size(); ++d) a.reverse.push_back(reverse.get(d));
+  for (size_t j = 0; j < options.size(); ++j) a.options.push_back(options.get(j));
   return a;
 }
 
@@ -49,10 +52,11 @@ template <SequenceResult (*kRun)(const Arguments&, const std::string& save, cons
 SequenceResult sequence(std::string cell, at::Tensor x, OptionalTensors weights, OptionalTensor h0, OptionalTensor c0,
                         OptionalTensor lengths, OptionalTensor batch_sizes, OptionalTensor resets,
                         OptionalTensor reset_h, OptionalTensor reset_c, c10::List<bool> reverse, std::string save,
-                        std::string engine, std::optional<OptionalTensors> factors, int64_t detach_every) {
+                        std::string engine, std::optional<OptionalTensors> factors, int64_t detach_every,
+                        c10::List<double> options) {
   return kRun(arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
                         std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse,
-                        factors, detach_every),
+                        factors, detach_every, options),
               save, engine);
 }
 
@@ -65,14 +69,15 @@ SequenceGradients sequence_backward(std::string cell, OptionalTensor grad_y, Opt
                                     OptionalTensor reset_h, OptionalTensor reset_c, at::Tensor y, at::Tensor c_all,
                                     at::Tensor saved, c10::List<bool> reverse, std::string engine,
                                     c10::List<bool> needs, int64_t weight_groups,
-                                    std::optional<OptionalTensors> factors, int64_t detach_every) {
+                                    std::optional<OptionalTensors> factors, int64_t detach_every,
+                                    c10::List<double> options) {
   std::vector<bool> wanted;
   for (size_t j = 0; j < needs.size(); ++j) wanted.push_back(needs.get(j));
   const Saved kept{std::move(grad_y), std::move(grad_h_n), std::move(grad_c_n), std::move(grad_c_all),
                    std::move(y),      std::move(c_all),    std::move(saved)};
   return kRun(arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
                         std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse,
-                        factors, detach_every),
+                        factors, detach_every, options),
               kept, engine, wanted, weight_groups);
 }
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from ..functional import gru_cell_name
+from ..cells import CELLS, Cell
+from ..functional import gru_variant
 from .sequence import SequenceLayer
 
 
@@ -27,21 +28,29 @@ class GRU(SequenceLayer, torch.nn.GRU):
             et al. 2017, arXiv:1708.02182.
         reset_after: keyword-only. True, as in torch.nn: r multiplies ``h W_hn^T + b_hn``. False, as in Cho et al.
             2014: r multiplies h, before the product.
+        gate_activation: keyword-only. What r and z are: "sigmoid", "hard_sigmoid" or "hard_sigmoid_0.2", as in
+            seqcuda.LSTM.
+        heads: keyword-only. As in seqcuda.LSTM: blocks of W_hh in ``weight_hh_l{k} (3H, H/heads)``.
 
     Shapes: input ``(T, B, I)``, hx and h_n ``(num_layers * directions, B, H)``, output ``(T, B, directions * H)``.
     """
 
+    cell: Cell = CELLS["gru"]
     reset_after = True
+    _variant = ""
 
-    def __init__(self, *args, reset_after: bool = True, device=None, dtype=None, **kwargs):
+    def __init__(
+        self, *args, reset_after: bool = True, gate_activation: str = "sigmoid", device=None, dtype=None, **kwargs
+    ):
         if not isinstance(reset_after, bool):
             raise TypeError(f"reset_after should be of type bool, got: {type(reset_after).__name__}")
-        super().__init__(*args, device=device, dtype=dtype, **kwargs)
+        cell = gru_variant("GRU", reset_after, gate_activation)
+        if cell is not GRU.cell:
+            self.cell = cell
+            self._variant = "" if reset_after else ", reset_after=False"
+            self._variant += "" if gate_activation == "sigmoid" else f", gate_activation={gate_activation!r}"
         self.reset_after = reset_after
-
-    @property
-    def cell_name(self) -> str:
-        return gru_cell_name(self.reset_after)
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+        return super().extra_repr() + self._variant

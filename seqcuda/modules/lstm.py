@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import torch
 
+from ..cells import CELLS, Cell
+from ..functional import lstm_variant
 from .sequence import SequenceLayer
 from .weights import set_forget_bias
 
@@ -25,6 +27,13 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
             expectation. Krueger et al. 2016, arXiv:1606.01305. A pair for h and c.
         weight_dropout: keyword-only. Probability of dropping a weight of W_hh, in training: one mask for a call, Merity
             et al. 2017, arXiv:1708.02182.
+        heads: keyword-only. W_hh is block-diagonal, of so many blocks, and ``weight_hh_l{k} (4H, H/heads)`` holds them
+            one below the other: each head sees its own units of h alone, as in FlashRNN (arXiv:2412.07752).
+        peephole: keyword-only. The gates see c through one weight for each unit, ``weight_unit_l{k} (3H)``, p_i, p_f
+            and p_o (Gers and Schmidhuber 2000): i and f add ``p c_{t-1}`` to what the sigmoid takes, o ``p_o c_t``.
+        cell_clip: keyword-only. c_t is limited to [-cell_clip, cell_clip], as in TensorFlow 1's LSTMCell.
+        gate_activation: keyword-only. What i, f and o are: "sigmoid"; "hard_sigmoid", ``x/6 + 1/2`` limited to [0, 1],
+            torch's and Keras 3's; "hard_sigmoid_0.2", ``0.2 x + 1/2`` limited so, Keras's before 3.
         forget_bias: keyword-only. What the forget gate's bias, the sum of two, is initialised to, as in Jozefowicz et
             al. 2015 (ICML) and Keras's unit_forget_bias, both of which take 1; None: as in torch.nn.
 
@@ -32,10 +41,27 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
     ``(num_layers * directions, B, H)``, output ``(T, B, directions * P)``; P is proj_size, or H without one.
     """
 
-    cell_name = "lstm"
+    cell: Cell = CELLS["lstm"]
     forget_bias = None
+    _variant = ""
 
-    def __init__(self, *args, forget_bias: float | None = None, device=None, dtype=None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        peephole: bool = False,
+        cell_clip: float | None = None,
+        gate_activation: str = "sigmoid",
+        forget_bias: float | None = None,
+        device=None,
+        dtype=None,
+        **kwargs,
+    ):
+        cell = lstm_variant("LSTM", peephole, cell_clip, gate_activation)
+        if cell is not LSTM.cell:
+            self.cell = cell
+            self._variant = ", peephole=True" if peephole else ""
+            self._variant += "" if cell_clip is None else f", cell_clip={cell_clip}"
+            self._variant += "" if gate_activation == "sigmoid" else f", gate_activation={gate_activation!r}"
         self.forget_bias = forget_bias
         super().__init__(*args, device=device, dtype=dtype, **kwargs)
 
@@ -44,4 +70,5 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
         set_forget_bias(self, self.forget_bias)
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.forget_bias is None else f", forget_bias={self.forget_bias}")
+        forget_bias = "" if self.forget_bias is None else f", forget_bias={self.forget_bias}"
+        return super().extra_repr() + self._variant + forget_bias

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 
+from ..cells import CELLS, Cell
 from ..functional import rnn_cell_name
 from .sequence import SequenceLayer
 
@@ -25,10 +26,11 @@ class RNN(SequenceLayer, torch.nn.RNN):
             expectation. Krueger et al. 2016, arXiv:1606.01305.
         weight_dropout: keyword-only. Probability of dropping a weight of W_hh, in training: one mask for a call, Merity
             et al. 2017, arXiv:1708.02182.
+        heads: keyword-only. As in seqcuda.LSTM: blocks of W_hh in ``weight_hh_l{k} (H, H/heads)``.
 
     Shapes: input ``(T, B, I)``, hx and h_n ``(num_layers * directions, B, H)``, output ``(T, B, directions * H)``.
     """
 
     @property
-    def cell_name(self) -> str:
-        return rnn_cell_name("RNN", self.mode.removeprefix("RNN_").lower())
+    def cell(self) -> Cell:
+        return CELLS[rnn_cell_name("RNN", self.mode.removeprefix("RNN_").lower())]

@@ -7,18 +7,19 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _backend, _dynamo, checks, layers
-from ..cells import CELLS
+from ..cells import Cell
 from ..layers import Stack
 from ..stream import Stream, check_one_direction, decay_of_one_step
 from .weights import weights_of
 
 
 class SequenceLayer(torch.nn.RNNBase):
-    """Base of the sequence layers. A subclass says its `cell_name` and derives from torch.nn's class as well."""
+    """Base of the sequence layers. A subclass says its `cell` and derives from torch.nn's class where there is one."""
 
     save = "all"
     recurrent_dropout = weight_dropout = 0.0
     zoneout: float | tuple[float, float] = 0.0
+    heads = 1
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class SequenceLayer(torch.nn.RNNBase):
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
         weight_dropout: float = 0.0,
+        heads: int = 1,
         device=None,
         dtype=None,
         **kwargs,
@@ -38,11 +40,40 @@ class SequenceLayer(torch.nn.RNNBase):
         super().__init__(*args, **kwargs, **{k: v for k, v in factory.items() if v is not None})
         self.save = save
         self.recurrent_dropout, self.zoneout, self.weight_dropout = recurrent_dropout, zoneout, weight_dropout
+        self.heads = heads
         self._stack(False)  # which checks the options
+        self._give_own_parameters(factory)
 
     @property
-    def cell_name(self) -> str:
+    def cell(self) -> Cell:
         raise NotImplementedError
+
+    def _give_own_parameters(self, factory: dict) -> None:
+        """Parameters in the place of torch.nn's, where the cell or the heads ask for others."""
+        name, H = type(self).__name__, self.hidden_size
+        if self.proj_size and not isinstance(self, torch.nn.LSTM):
+            raise ValueError(f"{name}: proj_size is the LSTM's, got {self.proj_size}")
+        if self.heads > 1 and (H % self.heads or self.proj_size):
+            raise ValueError(
+                f"{name}: heads must divide hidden_size, without proj_size, got heads={self.heads}, hidden_size={H}, "
+                f"proj_size={self.proj_size}"
+            )
+        shapes, D = [], 2 if self.bidirectional else 1
+        for layer in range(self.num_layers):
+            width = self.proj_size or H
+            columns = width * D if layer else self.input_size
+            of_layer = self.cell.weight_shapes(columns, H, width, self.bias, self.heads)
+            for suffix in ("", "_reverse")[:D]:
+                shapes.append({f"{k}_l{layer}{suffix}": shape for k, shape in of_layer.items() if shape is not None})
+        wanted = {name: shape for each in shapes for name, shape in each.items()}
+        if wanted == {name: tuple(p.shape) for name, p in self.named_parameters()}:
+            return
+        for name in self._flat_weights_names:
+            delattr(self, name)
+        for name, shape in wanted.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, **factory)))
+        self._flat_weights_names, self._all_weights = list(wanted), [list(each) for each in shapes]
+        self.reset_parameters()
 
     def forward(
         self,
@@ -110,7 +141,7 @@ class SequenceLayer(torch.nn.RNNBase):
         if resets is not None:
             resets = checks.as_resets(name, resets, tuple(input.shape[:-1]), input.device).unsqueeze(0)
         if decay is not None:
-            decay = decay_of_one_step(name, decay, CELLS[self.cell_name].states)
+            decay = decay_of_one_step(name, decay, self.cell.states)
         y, hx = self._run(False, input.unsqueeze(0), hx, (None, resets, reset_state, decay))
         return y.squeeze(0), hx
 
@@ -131,7 +162,7 @@ class SequenceLayer(torch.nn.RNNBase):
         if plain and not (self.proj_size or dropout or masks or return_states or detach_every):
             directions = 2 if self.bidirectional else 1
             result = _backend.quick_call(
-                self.cell_name, input, hx, weights, self.num_layers, directions, batch_first, self.save
+                self.cell.name, input, hx, weights, self.num_layers, directions, batch_first, self.save
             )
             if result is not None:
                 return result
@@ -139,13 +170,13 @@ class SequenceLayer(torch.nn.RNNBase):
 
     def _stack(self, batch_first: bool, return_states: bool | str = False, detach_every: int = 0) -> Stack:
         return Stack(
-            CELLS[self.cell_name], type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
+            self.cell, type(self).__name__, self.num_layers, self.bidirectional, self.dropout,
             self.training, batch_first, return_states, self.save, self.recurrent_dropout, self.zoneout,
-            self.weight_dropout, detach_every,
+            self.weight_dropout, detach_every, self.heads,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        options = ("save", "recurrent_dropout", "zoneout", "weight_dropout")
+        options = ("save", "recurrent_dropout", "zoneout", "weight_dropout", "heads")
         given = (name for name in options if getattr(self, name) != getattr(SequenceLayer, name))
         return super().extra_repr() + "".join(f", {name}={getattr(self, name)!r}" for name in given)
 

@@ -26,7 +26,12 @@ inline Dual tanh_(Dual x) {
   return Dual(t, x.d * (1 - t * t));
 }
 inline Dual relu(Dual x) { return x.v > 0 ? x : Dual(0); }
-inline Dual where_positive(Dual by, Dual x) { return by.v > 0 ? x : Dual(0); }
+inline Dual where_positive(Dual by, Dual x, Dual y = Dual(0)) { return by.v > 0 ? x : y; }
+inline Dual operator/(Dual a, Dual b) { return Dual(a.v / b.v, (a.d - a.v / b.v * b.d) / b.v); }
+inline Dual exp_(Dual x) { return Dual(std::exp(x.v), x.d * std::exp(x.v)); }
+inline Dual log_sigmoid(Dual x) {
+  return Dual(std::min(x.v, 0.0) - std::log1p(std::exp(-std::abs(x.v))), x.d / (1 + std::exp(x.v)));
+}
 
 #include "cells/list.h"
 #include "engine/cell_traits.h"
@@ -37,11 +42,12 @@ template <class Cell>
 struct Check {
   using Traits = seq::CellTraits<Cell>;
   static constexpr int G = Traits::kGates, S = Traits::kStates, P = Traits::phases();
+  static constexpr int U = Traits::unit(), kParameters = Traits::parameters();
   static constexpr int kSaved = Traits::kSaved > 0 ? Traits::kSaved : 1;
 
   // The inputs of one lane of one step, the weights of its outputs, and what forward leaves.
   struct Step {
-    Dual gx[G], gh[G], s[S], s_new[S], saved[kSaved];
+    Dual gx[G], gh[G], s[S], p[kParameters + 1], s_new[S], saved[kSaved];
   };
   double ds[S], d_operand[P];  // of the new states, and of what each later phase's product reads
 
@@ -57,7 +63,7 @@ struct Check {
   static void forward(Step& step, Dual* operands) {
     if constexpr (Phase < P) {
       operands[Phase] = operand<Phase>(step);
-      Traits::template forward<Phase>(step.gx, step.gh, step.s, step.s_new, step.saved);
+      Traits::template forward<Phase>(step.gx, step.gh, step.s, step.p, step.s_new, step.saved);
       forward<Phase + 1>(step, operands);
     }
   }
@@ -65,7 +71,7 @@ struct Check {
   template <int Phase = P - 1>
   void backward(const Step& step, Dual* d, Dual* dgx, Dual* dgh) const {
     const Dual next(Phase + 1 < P ? d_operand[Phase + 1] : 0);
-    Traits::template backward<Phase>(step.saved, step.s, step.s_new, d, next, dgx, dgh);
+    Traits::template backward<Phase>(step.saved, step.s, step.s_new, step.p, d, next, dgx, dgh);
     if constexpr (Phase > 0) backward<Phase - 1>(step, d, dgx, dgh);
   }
 
@@ -90,6 +96,8 @@ struct Check {
       for (auto* values : {step.gx, step.gh})
         for (int g = 0; g < G; ++g) values[g] = Dual(normal(random));
       for (auto& s : step.s) s = Dual(normal(random));
+      for (int j = 0; j < U; ++j) step.p[j] = Dual(normal(random));
+      for (int j = U; j < kParameters; ++j) step.p[j] = Dual(std::max(0.0, normal(random)));  // 0: off
       for (auto& d : check.ds) d = normal(random);
       for (auto& d : check.d_operand) d = normal(random);
 
@@ -105,10 +113,15 @@ struct Check {
       };
       for (int g = 0; g < G; ++g) {
         compare(dgx[g].v, [g](Step& x) -> Dual& { return x.gx[g]; });
-        compare(dgh[g].v, [g](Step& x) -> Dual& { return x.gh[g]; });
+        if (Traits::recurrent()) compare(dgh[g].v, [g](Step& x) -> Dual& { return x.gh[g]; });
         same = same && dgx[g].v == dgh[g].v;
       }
       for (int k = 0; k < S; ++k) compare(d[k].v, [k](Step& x) -> Dual& { return x.s[k]; });
+      if constexpr (U > 0) {
+        Dual d_unit[U];
+        Cell::unit_gradient(done.s, done.s_new, dgx, d_unit);
+        for (int j = 0; j < U; ++j) compare(d_unit[j].v, [j](Step& x) -> Dual& { return x.p[j]; });
+      }
     }
     const bool good = worst <= 16 * std::numeric_limits<double>::epsilon() && (same || !Traits::kSameGrads);
     std::printf("%s %.3g%s\n", Cell::kName, worst, good ? "" : " WRONG");

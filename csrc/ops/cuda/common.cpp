@@ -21,6 +21,7 @@ CudaLayer::CudaLayer(const Arguments& a, const Layer& layer)
       kernels(cuda::stepwise_kernels(layer.cell.index, type_of(layer.dtype))),
       stream(current_stream(a.x.device())),
       reverse(a.reverse),
+      options(a.options),
       plan(plan_without_lengths(a, layer)),
       compute(a.x.options().dtype(layer.compute)),
       x(a.x.reshape({layer.rows, layer.input}).contiguous()),
@@ -38,7 +39,8 @@ CudaLayer::CudaLayer(const Arguments& a, const Layer& layer)
   }
   for (int64_t d = 0; d < layer.directions; ++d) {
     const auto* w = &a.weights[Layer::kWeights * d];
-    weights.push_back({contiguous(w[0]), contiguous(w[1]), contiguous(w[2]), contiguous(w[3]), contiguous(w[4])});
+    weights.push_back(
+        {contiguous(w[0]), contiguous(w[1]), contiguous(w[2]), contiguous(w[3]), contiguous(w[4]), contiguous(w[5])});
   }
 }
 
@@ -53,6 +55,8 @@ void CudaLayer::set_walk(cuda::Walk& walk, int64_t d, const at::Tensor& y, const
   walk.hidden = layer.hidden, walk.width = layer.width;
   walk.lengths = data_or_null<int64_t>(lengths), walk.resets = data_or_null<bool>(resets);
   walk.b_ih = pointer(weights[d].b_ih), walk.b_hh = pointer(weights[d].b_hh);
+  walk.unit = pointer(weights[d].w_unit);
+  std::copy(options.begin(), options.end(), walk.options);
   walk.h0 = pointer(h0, h_at), walk.reset_h = pointer(reset_h, h_at);
   walk.c0 = pointer(c0, c_at), walk.reset_c = pointer(reset_c, c_at);
   walk.state_plane = layer.directions * layer.batch * layer.hidden;

@@ -44,6 +44,7 @@ struct CudaLayer {
   const cuda::Kernels& kernels;
   const cuda::Stream stream;
   const std::vector<bool> reverse;
+  const std::vector<double> options;
   const PlanStorage plan;  // of padded or packed data; lengths are the kernels'
   const at::TensorOptions compute;
   at::Tensor x, h0, c0, reset_h, reset_c, resets, lengths;  // x [data rows, I]

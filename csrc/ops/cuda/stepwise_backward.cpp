@@ -58,7 +58,7 @@ class LayerBackward {
       auto& dir = directions_[d];
       cuda::BackwardStep s;
       s.after = c_.step(0, d);
-      if (dir.walked) s.product = dir.product.data_ptr();
+      if (dir.walked) s.product = row_pointer(dir.product, 0);
       check_launch(c_.kernels.finish(dir.b, layer_.batch, s, c_.stream));
       if (chunks == 0)
         for (const auto& g : dir.grads.all())
@@ -85,7 +85,7 @@ class LayerBackward {
     b.ddecay_h = factor_of<void>(ddecay_h_, d), b.ddecay_c = factor_of<void>(ddecay_c_, d);
     dir.dgx = at::empty({rows, G * H}, data_);
     dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, data_);
-    dir.product = at::empty({B, P}, c_.compute);
+    if (layer_.cell.recurrent) dir.product = at::empty({B, P}, c_.compute);
     if (layer_.cell.phases > 1 || layer_.projected()) dir.operand = at::empty({B, H}, c_.compute);
     if (layer_.projected()) dir.dh_out = at::empty({rows, P}, data_);
     if (lean_)
@@ -119,6 +119,18 @@ class LayerBackward {
     return out;
   }
 
+  // What each row adds to the gradients of the unit weights.
+  at::Tensor unit_gradient(int64_t d, const Chunk& chunk) const {
+    const auto& dir = directions_[d];
+    at::Tensor out = at::empty({chunk.rows(), layer_.cell.unit * layer_.hidden}, c_.compute);
+    for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
+      cuda::Rows rows;
+      rows.dgx = row_pointer(dir.dgx, at), rows.out = row_pointer(out, at);
+      check_launch(c_.kernels.unit_gradient(dir.b, table, rows, c_.stream));
+    });
+    return out;
+  }
+
   // The gates that lean training did not keep.
   void recompute(int64_t d, const Chunk& chunk, const at::Tensor& entering) {
     auto& dir = directions_[d];
@@ -128,12 +140,16 @@ class LayerBackward {
     product_into(gx, c_.x.narrow(0, chunk.r0, chunk.rows()), w.w_ih.t());
     for (int p = 0; p < layer_.cell.phases; ++p) {
       const int64_t first = layer_.cell.phase_begin[p] * H, count = layer_.cell.phase_begin[p + 1] * H - first;
-      const at::Tensor gh = at::empty({chunk.rows(), count}, c_.compute);
-      product_into(gh, operand, w.w_hh.narrow(0, first, count).t());
+      at::Tensor gh;
+      if (layer_.cell.recurrent) {
+        gh = at::empty({chunk.rows(), count}, c_.compute);
+        product_into(gh, operand, w.w_hh.narrow(0, first, count).t());
+      }
       if (p + 1 < layer_.cell.phases) operand = at::empty({chunk.rows(), H}, data_);
       for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
-        const cuda::Rows rows{row_pointer(gx, at), row_pointer(gh, at), row_pointer(dir.saved, at),
-                              row_pointer(operand, at)};
+        cuda::Rows rows;
+        rows.gx = row_pointer(gx, at), rows.gh = row_pointer(gh, at);
+        rows.saved = row_pointer(dir.saved, at), rows.out = row_pointer(operand, at);
         check_launch(c_.kernels.recompute[p](dir.b, table, rows, c_.stream));
       });
     }
@@ -147,7 +163,7 @@ class LayerBackward {
     const int64_t at = s.now.first - chunk.r0, alive = s.now.alive;
     s.saved = row_pointer(dir.saved, s.now.first - saved_first(chunk));
     s.dgx = row_pointer(dir.dgx, at), s.dgh = row_pointer(dir.dgh, at), s.dh_out = row_pointer(dir.dh_out, at);
-    if (dir.walked) s.product = dir.product.data_ptr();
+    if (dir.walked) s.product = row_pointer(dir.product, 0);
     if (layer_.projected()) {
       check_launch(c_.kernels.backward_project(dir.b, s, c_.stream));
       product_into(dir.operand.narrow(0, 0, alive), dir.dh_out.narrow(0, at, alive), w.w_hr);
@@ -155,6 +171,7 @@ class LayerBackward {
     }
     for (int p = layer_.cell.phases - 1; p >= 0; --p) {
       check_launch(c_.kernels.backward[p](dir.b, s, c_.stream));
+      if (!layer_.cell.recurrent) continue;
       const int64_t first = layer_.cell.phase_begin[p] * layer_.hidden;
       const int64_t count = layer_.cell.phase_begin[p + 1] * layer_.hidden - first;
       const at::Tensor& out = p > 0 ? dir.operand : dir.product;
@@ -187,6 +204,7 @@ class LayerBackward {
       unprojected = gather(c_.kernels.unprojected, H, d, chunk);
       dh_out = dir.dh_out.narrow(0, 0, chunk.rows());
     }
+    const at::Tensor d_unit = g.w_unit.defined() ? unit_gradient(d, chunk) : at::Tensor();
     for (int64_t i = 0; i < std::max<int64_t>(needs_.groups, 1); ++i) {
       // The rows and gradients of a group, or all of them.
       const auto rows = [&](const at::Tensor& t) {
@@ -206,6 +224,7 @@ class LayerBackward {
         }
       }
       if (g.w_hr.defined()) accumulate(first, of(g.w_hr), rows(dh_out).t(), rows(unprojected));
+      if (g.w_unit.defined()) accumulate_sum(first, of(g.w_unit), rows(d_unit));
     }
   }
 

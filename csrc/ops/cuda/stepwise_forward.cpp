@@ -26,10 +26,8 @@ void walk_step(const CudaLayer& c, DirectionForward& dir, int64_t d, int64_t k, 
   };
   for (int p = 0; p < layer.cell.phases; ++p) {
     const int64_t first = layer.cell.phase_begin[p] * layer.hidden, last = layer.cell.phase_begin[p + 1] * layer.hidden;
-    multiply(p > 0                   ? dir.operand
-             : dir.dropped.defined() ? dir.dropped
-                                     : dir.h,
-             c.weights[d].w_hh.narrow(0, first, last - first));
+    const at::Tensor& read = p > 0 ? dir.operand : dir.dropped.defined() ? dir.dropped : dir.h;
+    if (layer.cell.recurrent) multiply(read, c.weights[d].w_hh.narrow(0, first, last - first));
     check_launch(c.kernels.forward[p](dir.f, s, c.stream));
   }
   if (layer.projected()) {
