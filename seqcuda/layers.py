@@ -93,7 +93,9 @@ class Stack:
             raise ValueError(f'{self.name}: save must be "all" or "states", got {self.save!r}')
         check_heads(self.name, self.heads, self.cell)
         if not self.cell.recurrent and (self.recurrent_dropout or self.weight_dropout):
-            raise ValueError(f"{self.name}: recurrent_dropout and weight_dropout drop of weight_hh, which it does not have")
+            raise ValueError(
+                f"{self.name}: recurrent_dropout and weight_dropout drop of weight_hh, which it does not have"
+            )
         if self.cell.states > 2 and any(self.zones):
             raise ValueError(f"{self.name}: zoneout cannot mix states that are scaled by another, got {self.zoneout!r}")
 

@@ -13,11 +13,10 @@ import torch
 from cases import LAYERS
 from marks import needs_extension
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from walks import Problem, assert_results, differentiable, outputs_and_gradients, results
+from walks import MIXABLE, Problem, assert_results, differentiable, outputs_and_gradients, results
 
 import seqcuda
 from seqcuda import autograd, masks
-from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact, assert_within_rule
 from seqcuda.walk import Factors
 
@@ -54,7 +53,7 @@ def by_hand(module, x, change, hx=None):
     change(t, cell, states) -> new states, where ``cell(states, factor)`` is one step whose products read factor * h.
     """
     w_ih, w_hh, b_ih, b_hh = module._flat_weights[:4]
-    cell = CELLS[module.cell_name]
+    cell = module.cell
     states = hx or [x.new_zeros(x.shape[1], H) for _ in range(cell.states)]
     ys = []
     for t in range(len(x)):
@@ -86,7 +85,7 @@ def with_gradients(module, y, states, *inputs):
 @needs_extension
 @pytest.mark.parametrize("save", ["all", "states"])
 @pytest.mark.parametrize("factors", FACTORS, ids="-".join)
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", MIXABLE)
 def test_engines(cell, factors, save):
     problems = [Problem(cell, T=5, B=4, H=17, factors=factors, **{**walk, "save": save}) for walk in WALKS.values()]
     problems += [Problem("lstm", H=17, P=3, factors=factors, resets=True, save=save)] * (cell == "lstm")
@@ -96,7 +95,7 @@ def test_engines(cell, factors, save):
         assert_results(problem, dtype, outputs_and_gradients(problem, dtype, engine))
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", MIXABLE)
 def test_gradcheck(backend_name, cell):
     for walk in WALKS.values():
         problem = Problem(cell, T=3, B=2, H=3, factors=("decay", "drop", "keep"), **walk)
@@ -284,7 +283,7 @@ def test_weight_dropout(backend_name, kind):
     """Merity et al. 2017: DropConnect on the recurrent weights, one mask for a call."""
     module, x = make(kind, 2, weight_dropout=0.4), data(T, B, I)
     plain, seed = make(kind, 2), seed_of(7)
-    gates = CELLS[module.cell_name].gates
+    gates = module.cell.gates
     with torch.no_grad():
         for layer in range(2):
             drop = mask_of(seed, layer, "weight dropout", 1, gates * H, H, p=0.4, miss=1 / 0.6)[0]
@@ -388,7 +387,7 @@ def test_zoneout_with_a_projection(backend_name):
 def test_detach_every(backend_name, kind, every):
     """What a loop over pieces of the sequence computes, detaching the state between them; the bits of the forward."""
     module, x = make(kind), data(T, B, I)
-    hx = [data(1, B, H).requires_grad_() for _ in range(CELLS[module.cell_name].states)]
+    hx = [data(1, B, H).requires_grad_() for _ in range(module.cell.states)]
     ys, state = [], joined(hx)
     for piece in x.split(every):
         y, state = module(piece, state if not ys else joined([s.detach() for s in parts(state)]))
@@ -401,7 +400,7 @@ def test_detach_every(backend_name, kind, every):
 
 @needs_extension
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", MIXABLE)
 def test_detach_every_by_the_engines(cell, every):
     for walk, engine in itertools.product(WALKS.values(), ENGINES):
         problem = Problem(cell, T=7, B=4, H=5, factors=("decay",), detach_every=every, **walk)

@@ -83,7 +83,7 @@ def test_weights_of_a_half_type_are_read_exactly(instruction_set, dtype):
 
     def h_of(x, w_ih):
         H = w_ih.size(0)
-        weights = (w_ih, torch.zeros(H, H, dtype=dtype), None, None, None)
+        weights = (w_ih, torch.zeros(H, H, dtype=dtype), *[None] * 4)
         arguments = ("rnn_relu", x[None], weights, *(None,) * 7, (False,), "nothing", "stepwise")
         return torch.ops.seqcuda.sequence(*arguments)[0][0]
 

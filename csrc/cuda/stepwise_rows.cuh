@@ -115,6 +115,7 @@ __global__ void __launch_bounds__(kThreads) unit_gradient(Walk w, StepTable tabl
     const int64_t row = at.now.first + at.b;
     state_new[0] = w.width == H ? load<S>(w.y, row * w.y_stride + u) : L(0);
     for (int e = 0; e < W::kExtra; ++e) state_new[1 + e] = load<T>(w.c_all, e * w.c_all_plane + row * H + u);
+    if (W::has_keep(w)) W::load_new(w, rows.saved, r, u, state_new);
     for (int g = 0; g < W::kGates; ++g) dgx[g] = load<S>(rows.dgx, (r * W::kGates + g) * H + u);
     Cell::unit_gradient(state, state_new, dgx, d);
   }

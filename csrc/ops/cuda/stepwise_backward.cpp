@@ -126,6 +126,7 @@ class LayerBackward {
     for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
       cuda::Rows rows;
       rows.dgx = row_pointer(dir.dgx, at), rows.out = row_pointer(out, at);
+      rows.saved = row_pointer(dir.saved, chunk.r0 + at - saved_first(chunk));
       check_launch(c_.kernels.unit_gradient(dir.b, table, rows, c_.stream));
     });
     return out;
