@@ -276,6 +276,8 @@ MISTAKES = [
     ("LSTM", {"gate_activation": "relu"}, ValueError, "LSTM: gate_activation must be one of sigmoid, hard_sigmoid, "),
     ("GRU", {"gate_activation": "relu"}, ValueError, "GRU: gate_activation must be one of sigmoid, hard_sigmoid, "),
     ("IndRNN", {"nonlinearity": "selu"}, ValueError, "IndRNN: nonlinearity must be relu or tanh, got 'selu'"),
+    ("IndRNN", {"recurrent_dropout": 0.5}, ValueError, "IndRNN: recurrent_dropout and weight_dropout drop of"),
+    ("SLSTM", {"zoneout": 0.5}, ValueError, "SLSTM: zoneout cannot mix states that are scaled by another, got 0.5"),
     ("IndRNN", {"heads": 2}, ValueError, "IndRNN: heads=2 are blocks of weight_hh, which this layer does not have"),
     ("IndRNN", {"proj_size": 2}, ValueError, "IndRNN: proj_size is the LSTM's"),
     ("SLSTM", {"proj_size": 2}, ValueError, "SLSTM: proj_size is the LSTM's"),
@@ -294,6 +296,8 @@ def test_mistakes(kind, arguments, error, message):
 
 def test_states_and_weights_that_do_not_fit():
     x = torch.randn(T, B, I)
+    with pytest.raises(ValueError, match="SLSTM: decay cannot be of states that are scaled by another"):
+        seqcuda.SLSTM(I, H)(x, decay=torch.ones(T, B, H))
     with pytest.raises(TypeError, match=r"SLSTM: hx must be a tuple of 4 Tensors \(h, c, n, m\), got tuple of 2"):
         seqcuda.SLSTM(I, H)(x, (torch.zeros(1, B, H),) * 2)
     weights = [torch.zeros(4 * H, I), torch.zeros(4 * H, H)]
