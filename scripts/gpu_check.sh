@@ -68,7 +68,7 @@ else
   # Without torch's cache of memory an index outside a tensor is outside what was allocated.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   for tool in memcheck racecheck; do
-    step "$tool" $((seconds / 10)) "$sanitizer" --tool "$tool" --error-exitcode 1 \
+    step "$tool" $((seconds / 6)) "$sanitizer" --tool "$tool" --error-exitcode 1 \
       --report-api-errors no "${tests[@]}" -k sanitizer_sample
   done
   unset PYTORCH_NO_CUDA_MEMORY_CACHING
