@@ -53,6 +53,11 @@ else:
 # Asked at every call, so known once.
 _ENGINES = {device: tuple(compiled.engines(device)) for device in compiled.devices()} if compiled else {}
 _CELLS = frozenset(compiled.cells()) if compiled else frozenset()
+_TANGENTS = frozenset(
+    device
+    for device in _ENGINES
+    if torch._C._dispatch_has_kernel_for_dispatch_key("seqcuda::sequence_tangent", device.upper())
+)
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _NAMES = ("auto", "reference", *dict.fromkeys(name for names in _ENGINES.values() for name in names))
 
@@ -124,9 +129,14 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
         return f"no compiled engine for {x.dtype}"
     if torch.jit.is_tracing():
         return "torch.jit.trace records the operations of the reference"
-    if not torch.compiler.is_compiling() and _forward_mode():
-        return "forward-mode derivatives go through the reference"
+    if not torch.compiler.is_compiling() and forward_mode() and not has_tangents(x.device):
+        return f"forward-mode derivatives on device {x.device.type} go through the reference"
     return ""
+
+
+def has_tangents(device: torch.device) -> bool:
+    """Whether the op that derivatives in one direction need is compiled for a device."""
+    return device.type in _TANGENTS
 
 
 def quick_call(
@@ -145,8 +155,8 @@ def quick_call(
     return compiled.quick_call(cell_name, input, hx, weights, layers, directions, batch_first, save)
 
 
-def _forward_mode() -> bool:
-    """Inside a forward-mode level, of torch.func or not: what the compiled ops have no rule for."""
+def forward_mode() -> bool:
+    """Inside a forward-mode level, of torch.func or not."""
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     if torch._C._functorch.peek_interpreter_stack() is None:

@@ -14,6 +14,7 @@ def register() -> None:
     torch.library.register_fake("seqcuda::sequence", _sequence)
     torch.library.register_fake("seqcuda::sequence_backward", _sequence_backward)
     torch.library.register_fake("seqcuda::mask", _mask)
+    torch.library.register_fake("seqcuda::sequence_tangent", _sequence_tangent)
 
 
 def _sequence(
@@ -69,3 +70,14 @@ def _sequence_backward(
 
 def _mask(seed, stream, steps, rows, units, probability, hit, miss, dtype) -> Tensor:
     return seed.new_empty((steps, rows, units), dtype=dtype)
+
+
+def _sequence_tangent(
+    cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, directions, grads, grad_directions,
+    reverse, needs, return_states,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    inputs = (x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c)
+    save = "states" if return_states else "nothing"
+    y, h_n, c_n, c_all, saved = _sequence(cell, *inputs, reverse, save, "auto")
+    gradients = _sequence_backward(cell, *grads, *inputs, y, c_all, saved, reverse, "auto", needs)
+    return y, h_n, c_n, c_all, *gradients[:5], gradients[-1]

@@ -1,13 +1,17 @@
 """The autograd Functions over the op pair, written once for all cells.
 
 `Sequence` calls the op `seqcuda::sequence`; its backward is `SequenceBackward`, a Function of its own that calls
-`seqcuda::sequence_backward`. The backward of that one is what double backward needs; it goes through the reference,
-whose graph is differentiable to any order.
+`seqcuda::sequence_backward`. The derivative of both in one direction is `SequenceTangent`, which calls
+`seqcuda::sequence_tangent`: what forward mode asks for, and double backward as well. For the gradients are those of one
+number, the sum of grad * output, so that their derivatives are a symmetric matrix: its product with a vector from the
+left, which a backward gives, is that from the right, a derivative in one direction.
+
+Where that op cannot be, and for what is differentiated once more, the reference goes the same way, to any order.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -24,7 +28,8 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
     if engine == "reference":
         return reference.sequence(walk, inputs)
     tensors = inputs.tensors()
-    transformed = torch._C._are_functorch_transforms_active()  # which hide what requires gradients
+    # Which hide what requires gradients, or has a tangent.
+    transformed = torch._C._are_functorch_transforms_active() or _backend.forward_mode()
     differentiable = torch.is_grad_enabled() and (
         transformed or any(t is not None and t.requires_grad for t in tensors)
     )
@@ -34,7 +39,7 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
     elif not differentiable or exporting:
         walk = walk._replace(save="states" if walk.return_states else "nothing")
     if (differentiable or transformed) and not torch.compiler.is_compiling():
-        y, h_n, c_n, c_all, saved = Sequence.apply(walk, engine, *tensors)
+        y, h_n, c_n, c_all, saved = _apply(Sequence, tensors, walk, engine)
     else:  # a compiler sees the op, whose Autograd kernel is `sequence_with_graph`
         y, h_n, c_n, c_all, saved = _forward_op(walk, engine, inputs)
     return Outputs(
@@ -75,7 +80,7 @@ def sequence_with_graph(
     with and without gradients, tells it to save nothing."""
     kind, save = replace(CELLS[cell], options=tuple(options)), "all" if save == "nothing" else save
     walk = Walk(kind, tuple(reverse), save, detach_every=detach_every)
-    return Sequence.apply(walk, engine, *tensors, *weights)
+    return _apply(Sequence, (*tensors, *weights), walk, engine)
 
 
 # Where the rows of the batch are: in Inputs.tensors() (lengths have no other dimension, packed rows none of their own),
@@ -83,6 +88,47 @@ def sequence_with_graph(
 _ROWS_IN = (1, 1, 2, 0, None, 1, 1, 2, *(1, 2, 1, 1, 2))
 _ROWS_OUT = (1, 1, 2, 3, 2)  # y, h_n, c_n, c_all, saved
 _OUTPUTS = 4  # of them, those that have gradients
+_NO_GRADS = (None,) * _OUTPUTS
+
+
+def _spread(there, values) -> tuple:
+    """One value for each True of `there`, None for each False."""
+    values = iter(values)
+    return tuple(next(values) if t else None for t in there)
+
+
+def _gather(there, values) -> tuple:
+    return tuple(value for value, t in zip(values, there, strict=True) if t)
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What a Function is told beside its tensors, of which it is given those that there are: to torch.func every
+    argument has a cost, None and the members of a tuple as well, and this is one.
+
+    Attributes:
+        needs: of which inputs of `Sequence` gradients, or tangents of gradients, are wanted; no others are given.
+        groups: 0, or into how many groups of neighbours the rows of the batch fall, each with its own gradient of the
+            weights, in a first dimension.
+        there: which tensors there are.
+    """
+
+    walk: Walk
+    engine: str
+    needs: tuple[bool, ...]
+    groups: int
+    there: tuple[bool, ...]
+
+    def spread(self, tensors) -> tuple:
+        return _spread(self.there, tensors)
+
+    def gather(self, tensors) -> tuple:
+        return _gather(self.there, tensors)
+
+
+def _apply(function, tensors, walk: Walk, engine: str, needs: tuple[bool, ...] = (), groups: int = 0):
+    there = tuple(t is not None for t in tensors)
+    return function.apply(_Call(walk, engine, needs, groups, there), *_gather(there, tensors))
 
 
 class _Fold(NamedTuple):
@@ -102,7 +148,12 @@ class _Fold(NamedTuple):
     def fold_all(self, tensors, member_dims, rows_dims) -> list[Tensor | None]:
         return [self.fold(*each) for each in zip(tensors, member_dims, rows_dims, strict=True)]
 
-    def unfold(self, t: Tensor | None, rows_dim: int) -> Tensor | None:
+    def inputs(self, tensors, member_dims) -> list[Tensor | None]:
+        """Of `Sequence`; the weights stay as they are."""
+        n = len(_ROWS_IN)
+        return [*self.fold_all(tensors[:n], member_dims[:n], _ROWS_IN), *tensors[n:]]
+
+    def unfold(self, t: Tensor | None, rows_dim: int | None) -> Tensor | None:
         """With the members before the rows, in `rows_dim`."""
         return None if t is None else t.unflatten(rows_dim, (self.members, t.shape[rows_dim] // self.members))
 
@@ -131,110 +182,242 @@ class Sequence(torch.autograd.Function):
     """Outputs: y, h_n, c_n, c_all and, not differentiable, what the engine saved."""
 
     @staticmethod
-    def forward(walk: Walk, engine: str, *tensors: Tensor | None):
-        return _forward_op(walk, engine, Inputs.from_tensors(tensors))
+    def forward(call: _Call, *tensors: Tensor):
+        return _forward_op(call.walk, call.engine, Inputs.from_tensors(call.spread(tensors)))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        walk, engine, *tensors = inputs
+        ctx.call, *tensors = inputs
         y, _, _, c_all, saved = output
-        ctx.walk, ctx.engine = walk, engine
         ctx.save_for_backward(y, c_all, saved, *tensors)
+        ctx.save_for_forward(*tensors)
         ctx.mark_non_differentiable(saved)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, grad_y, grad_h_n, grad_c_n, grad_c_all, _):
-        needs = ctx.needs_input_grad[2:]
-        grads = (grad_y, grad_h_n, grad_c_n, grad_c_all)
-        return None, None, *SequenceBackward.apply(ctx.walk, ctx.engine, needs, 0, *grads, *ctx.saved_tensors)
+    def backward(ctx, *grads: Tensor | None):
+        call, (y, c_all, saved, *tensors) = ctx.call, ctx.saved_tensors
+        needs = tuple(map(bool, call.spread(ctx.needs_input_grad[1:])))
+        tensors = (*grads[:_OUTPUTS], y, c_all, saved, *call.spread(tensors))
+        given = _apply(SequenceBackward, tensors, call.walk, call.engine, needs)
+        return None, *call.gather(_spread(needs, given))
 
     @staticmethod
-    def vmap(info, in_dims, walk: Walk, engine: str, *tensors: Tensor | None):
-        dims = in_dims[2:]
-        if not _foldable(tensors, dims):
-            return _one_by_one(Sequence, info, in_dims, (walk, engine, *tensors))
-        n, fold = len(_ROWS_IN), _Fold(info.batch_size)
-        outputs = Sequence.apply(walk, engine, *fold.fold_all(tensors[:n], dims[:n], _ROWS_IN), *tensors[n:])
+    def jvp(ctx, _, *directions: Tensor | None):
+        call = ctx.call
+        inputs, directions = call.spread(ctx.saved_tensors), call.spread(directions)
+        nothing = (False,) * len(inputs)
+        return *_tangent(call.walk, 0, nothing, _NO_GRADS, _NO_GRADS, inputs, directions)[:_OUTPUTS], None
+
+    @staticmethod
+    def vmap(info, in_dims, call: _Call, *tensors: Tensor):
+        inputs, dims = call.spread(tensors), call.spread(in_dims[1:])
+        if not _foldable(inputs, dims):
+            return _one_by_one(Sequence, info, in_dims, (call, *tensors))
+        fold = _Fold(info.batch_size)
+        outputs = _apply(Sequence, fold.inputs(inputs, dims), call.walk, call.engine)
         return tuple(map(fold.unfold, outputs, _ROWS_OUT)), _ROWS_OUT
 
 
 class SequenceBackward(torch.autograd.Function):
-    """Inputs: the four gradients, y, c_all, saved, then the inputs of `Sequence`, whose gradients it gives.
-
-    groups: 0, or into how many groups of neighbours the rows of the batch fall, each with its own gradient of the
-    weights, in a first dimension.
-    """
+    """Inputs: the four gradients, y, c_all, saved, then the inputs of `Sequence`, whose gradients it gives."""
 
     @staticmethod
-    def forward(walk: Walk, engine: str, needs: tuple[bool, ...], groups: int, *tensors: Tensor | None):
+    def forward(call: _Call, *tensors: Tensor):
+        tensors = call.spread(tensors)
         grads, (y, c_all, saved), inputs = tensors[:4], tensors[4:7], Inputs.from_tensors(tensors[7:])
         backward = torch.ops.seqcuda.sequence_backward.default
-        grad_x, grad_h0, grad_c0, grad_reset_h, grad_reset_c, grad_decay_h, grad_decay_c, grad_weights = backward(
-            walk.cell.name, *grads, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths,
-            inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c, y, c_all, saved, walk.reverse,
-            engine, needs, groups, *_additions(walk, inputs),
+        x, h0, c0, reset_h, reset_c, decay_h, decay_c, weights = backward(
+            call.walk.cell.name, *grads, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths,
+            inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c, y, c_all, saved, call.walk.reverse,
+            call.engine, call.needs, call.groups, *_additions(call.walk, inputs),
         )  # fmt: skip
-        factors = Factors(grad_decay_h, grad_decay_c)
-        given = Inputs(
-            grad_x, tuple(grad_weights), grad_h0, grad_c0, None, None, None, grad_reset_h, grad_reset_c, factors
-        ).tensors()
-        return tuple(g if need else None for g, need in zip(given, needs, strict=True))
+        factors = Factors(decay_h, decay_c)
+        given = Inputs(x, tuple(weights), h0, c0, None, None, None, reset_h, reset_c, factors)
+        return _gather(call.needs, given.tensors())
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.walk, _, ctx.needs, ctx.groups, *tensors = inputs
-        ctx.save_for_backward(*tensors[:4], *tensors[7:])
+        ctx.call, *tensors = inputs
+        tensors = ctx.call.spread(tensors)
+        kept = (*tensors[:_OUTPUTS], *tensors[7:])
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, *grad_grads):
-        """Through the reference, whose first gradients `first` gives; to any order, and under any transform."""
-        tensors, walk, given = ctx.saved_tensors, ctx.walk._replace(return_gates=False), _OUTPUTS
-        wanted = [i for i, (n, gg) in enumerate(zip(ctx.needs, grad_grads, strict=True)) if n and gg is not None]
-        out_grads = [i for i in range(given) if tensors[i] is not None]
-        needs = ctx.needs_input_grad[4 : 4 + given] + ctx.needs_input_grad[7 + given :]
-        targets = [i for i, need in enumerate(needs) if need]
-        result = [None] * len(tensors)
-        if wanted:
-
-            def first(*values: Tensor):
-                all_tensors = _replaced(tensors, targets, values)
-                inner, inputs = all_tensors[:given], all_tensors[given:]
-
-                def outputs(*values: Tensor):
-                    out = _reference(walk, ctx.groups, Inputs.from_tensors(_replaced(inputs, wanted, values)))
-                    return tuple(out[i] for i in out_grads)
-
-                inputs = [
-                    t.expand(ctx.groups, *t.shape) if ctx.groups and t is not None and i >= len(_ROWS_IN) else t
-                    for i, t in enumerate(inputs)
-                ]
-                _, pull = torch.func.vjp(outputs, *(inputs[i] for i in wanted))
-                return pull(tuple(inner[i] for i in out_grads))
-
-            _, pull = torch.func.vjp(first, *(tensors[i] for i in targets))
-            second = pull(tuple(grad_grads[i] for i in wanted))
-            for i, gradient in zip(targets, second, strict=True):
-                result[i] = gradient
-        return None, None, None, None, *result[:given], None, None, None, *result[given:]
+    def backward(ctx, *grad_grads: Tensor | None):
+        call, grads, inputs = ctx.call, ctx.saved_tensors[:_OUTPUTS], ctx.saved_tensors[_OUTPUTS:]
+        wanted = tuple(map(bool, call.spread(ctx.needs_input_grad[1:])))
+        directions = _spread(call.needs, grad_grads)
+        result = _tangent(call.walk, call.groups, wanted[7:], grads, _NO_GRADS, inputs, directions)
+        if call.groups:  # of weights that all groups share
+            first = _OUTPUTS + len(_ROWS_IN)
+            result = (*result[:first], *(None if t is None else t.sum(0) for t in result[first:]))
+        return None, *call.gather((*result[:_OUTPUTS], None, None, None, *result[_OUTPUTS:]))
 
     @staticmethod
-    def vmap(info, in_dims, walk: Walk, engine: str, needs: tuple[bool, ...], groups: int, *tensors: Tensor | None):
-        dims = in_dims[4:]
-        n = 7 + len(_ROWS_IN)
-        if not _foldable(tensors[7:], dims[7:]):
-            return _one_by_one(SequenceBackward, info, in_dims, (walk, engine, needs, groups, *tensors))
-        fold = _Fold(info.batch_size)
-        rows = (*_ROWS_OUT[:4], _ROWS_OUT[0], *_ROWS_OUT[3:], *_ROWS_IN)
-        folded = fold.fold_all(tensors[:n], dims[:n], rows)
-        grads = SequenceBackward.apply(walk, engine, needs, info.batch_size * max(groups, 1), *folded, *tensors[n:])
-        of_weights = grads[len(_ROWS_IN) :]
-        if groups:
+    def jvp(ctx, _, *directions: Tensor | None):
+        call, grads, inputs = ctx.call, ctx.saved_tensors[:_OUTPUTS], ctx.saved_tensors[_OUTPUTS:]
+        directions = call.spread(directions)
+        grad_directions, directions = directions[:_OUTPUTS], directions[7:]
+        if call.groups:
+            directions = _of_groups(call.groups, directions)
+        result = _tangent(call.walk, call.groups, call.needs, grads, grad_directions, inputs, directions)
+        return _gather(call.needs, result[_OUTPUTS:])
+
+    @staticmethod
+    def vmap(info, in_dims, call: _Call, *tensors: Tensor):
+        all_tensors, dims = call.spread(tensors), call.spread(in_dims[1:])
+        if not _foldable(all_tensors[7:], dims[7:]):
+            return _one_by_one(SequenceBackward, info, in_dims, (call, *tensors))
+        fold, n = _Fold(info.batch_size), len(_ROWS_IN)
+        rows = (*_ROWS_OUT[:_OUTPUTS], _ROWS_OUT[0], *_ROWS_OUT[3:])
+        folded = (*fold.fold_all(all_tensors[:7], dims[:7], rows), *fold.inputs(all_tensors[7:], dims[7:]))
+        groups = info.batch_size * max(call.groups, 1) if any(call.needs[n:]) else 0
+        grads = _apply(SequenceBackward, folded, call.walk, call.engine, call.needs, groups)
+        rows = _gather(call.needs[:n], _ROWS_IN)
+        of_rows, of_weights = grads[: len(rows)], grads[len(rows) :]
+        if call.groups:
             of_weights = [fold.unfold(g, 0) for g in of_weights]
-        out_dims = (*_ROWS_IN, *(0 for _ in of_weights))
-        grads = (*map(fold.unfold, grads, _ROWS_IN), *of_weights)
-        return grads, tuple(None if g is None else dim for g, dim in zip(grads, out_dims, strict=True))
+        return (*map(fold.unfold, of_rows, rows), *of_weights), (*rows, *(0 for _ in of_weights))
+
+
+class SequenceTangent(torch.autograd.Function):
+    """The derivatives of `Sequence` and of its gradients in one direction.
+
+    Inputs: the gradients of y, h_n, c_n and c_all, their directions, the inputs of `Sequence`, their directions.
+    Outputs: the tangents of y, h_n, c_n and c_all, then those of the gradients.
+    """
+
+    @staticmethod
+    def forward(call: _Call, *tensors: Tensor):
+        grads, grad_directions, inputs, directions = _parts(call.spread(tensors))
+        inputs = Inputs.from_tensors(inputs)
+        y, h_n, c_n, c_all, x, h0, c0, reset_h, reset_c, weights = torch.ops.seqcuda.sequence_tangent.default(
+            call.walk.cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
+            inputs.resets, inputs.reset_h, inputs.reset_c, directions, grads, grad_directions, call.walk.reverse,
+            call.needs, call.walk.save != "nothing",
+        )  # fmt: skip
+        gradients = Inputs(x, tuple(weights), h0, c0, None, None, None, reset_h, reset_c).tensors()
+        return y, h_n, c_n, c_all, *_gather(call.needs, gradients)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.call, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor | None):
+        given = [i for i, g in enumerate(grads) if g is not None]
+        needed = [i for i, need in enumerate(ctx.needs_input_grad[1:]) if need]
+        _, pull = torch.func.vjp(*_second_reference(ctx, needed, given))
+        gradients = pull(tuple(grads[i] for i in given))
+        return None, *_replaced((None,) * len(ctx.saved_tensors), needed, gradients)
+
+    @staticmethod
+    def jvp(ctx, _, *directions: Tensor | None):
+        call, moving = ctx.call, [i for i, t in enumerate(directions) if t is not None]
+        outputs = _OUTPUTS + sum(call.needs)
+        given = [i for i in range(outputs) if i != _OUTPUTS - 1 or call.walk.save != "nothing"]
+        function, *values = _second_reference(ctx, moving, given)
+        _, tangents = torch.func.jvp(function, tuple(values), tuple(directions[i] for i in moving))
+        return tuple(_replaced((None,) * outputs, given, tangents))
+
+    @staticmethod
+    def vmap(info, in_dims, call: _Call, *tensors: Tensor):
+        n, parts, dims = len(_ROWS_IN), _parts(call.spread(tensors)), _parts(call.spread(in_dims[1:]))
+        if not all(map(_foldable, parts[2:], dims[2:])) or any(call.needs[n:]):
+            return _one_by_one(SequenceTangent, info, in_dims, (call, *tensors))
+        fold, rows = _Fold(info.batch_size), _ROWS_OUT[:_OUTPUTS]
+        folded = [t for i in range(2) for t in fold.fold_all(parts[i], dims[i], rows)]
+        folded += [t for i in range(2, 4) for t in fold.inputs(parts[i], dims[i])]
+        outputs = _apply(SequenceTangent, folded, call.walk, call.engine, call.needs)
+        out_dims = (*rows, *_gather(call.needs[:n], _ROWS_IN))
+        return tuple(map(fold.unfold, outputs, out_dims)), out_dims
+
+
+def _parts(tensors):
+    """The four parts of the inputs of `SequenceTangent`."""
+    middle = (len(tensors) + 2 * _OUTPUTS) // 2
+    return (
+        tensors[:_OUTPUTS],
+        tensors[_OUTPUTS : 2 * _OUTPUTS],
+        tensors[2 * _OUTPUTS : middle],
+        tensors[middle:],
+    )
+
+
+def _tangent(walk: Walk, groups: int, needs, grads, grad_directions, inputs, directions) -> tuple[Tensor | None, ...]:
+    """The tangents of y, h_n, c_n, c_all and of the gradients of all inputs, None where `needs` does not ask for them.
+    With groups, directions and gradients of weights have a first dimension."""
+    if all(t is None for t in (*grad_directions, *directions)):
+        return (None,) * (_OUTPUTS + len(inputs))
+    if groups > 1 or not _has_tangents(walk, Inputs.from_tensors(inputs)):
+        return _tangent_by_reference(walk, groups, needs, (*grads, *grad_directions, *inputs, *directions))
+    n = len(_ROWS_IN)
+    if groups:
+        directions = (*directions[:n], *(None if d is None else d[0] for d in directions[n:]))
+    tensors = (*grads, *grad_directions, *inputs, *directions)
+    outputs = _apply(SequenceTangent, tensors, walk, "auto", tuple(needs))
+    result = (*outputs[:_OUTPUTS], *_spread(needs, outputs[_OUTPUTS:]))
+    if groups:
+        result = (*result[: _OUTPUTS + n], *(None if t is None else t[None] for t in result[_OUTPUTS + n :]))
+    return result
+
+
+def _has_tangents(walk: Walk, inputs: Inputs) -> bool:
+    """Whether the op can: not where something happens to the states between the steps."""
+    between = walk.detach_every or any(factor is not None for factor in inputs.factors)
+    return not between and _backend.has_tangents(inputs.x.device)
+
+
+def _tangent_by_reference(walk: Walk, groups: int, needs, tensors) -> tuple[Tensor | None, ...]:
+    grads, grad_directions, inputs, directions = _parts(tensors)
+    walk = walk._replace(return_states=True, return_gates=False)
+    if groups:
+        inputs = _of_groups(groups, inputs)
+    wanted = [i for i, need in enumerate(needs) if need]
+    grads = [
+        torch.zeros_like(d) if g is None and d is not None else g for g, d in zip(grads, grad_directions, strict=True)
+    ]
+    points, moves = (*grads, *inputs), (*grad_directions, *directions)
+    moving = [i for i, move in enumerate(moves) if move is not None]
+
+    def outputs_and_gradients(*values: Tensor):
+        moved = _replaced(points, moving, values)
+        grads, inputs = moved[:_OUTPUTS], moved[_OUTPUTS:]
+
+        def outputs(*values: Tensor):
+            return _reference(walk, groups, Inputs.from_tensors(_replaced(inputs, wanted, values)))[:_OUTPUTS]
+
+        if not wanted:
+            return outputs()
+        results, pull = torch.func.vjp(outputs, *(inputs[i] for i in wanted))
+        pulled = pull(tuple(torch.zeros_like(r) if g is None else g for r, g in zip(results, grads, strict=True)))
+        return (*results, *pulled)
+
+    _, tangents = torch.func.jvp(
+        outputs_and_gradients, tuple(points[i] for i in moving), tuple(moves[i] for i in moving)
+    )
+    return tuple(
+        _replaced((*tangents[:_OUTPUTS], *(None for _ in inputs)), [_OUTPUTS + i for i in wanted], tangents[_OUTPUTS:])
+    )
+
+
+def _second_reference(ctx, moving: list[int], given: list[int]):
+    """The outputs `given` of `SequenceTangent` as a function of its tensors `moving`, by the reference; and those."""
+    call, tensors = ctx.call, ctx.saved_tensors
+
+    def function(*values: Tensor):
+        all_tensors = call.spread(_replaced(tensors, moving, values))
+        results = _tangent_by_reference(call.walk, 0, call.needs, all_tensors)
+        results = (*results[:_OUTPUTS], *_gather(call.needs, results[_OUTPUTS:]))
+        return tuple(results[i] for i in given)
+
+    return function, *(tensors[i] for i in moving)
 
 
 def _replaced(tensors, indices: list[int], values) -> list[Tensor | None]:
@@ -242,6 +425,12 @@ def _replaced(tensors, indices: list[int], values) -> list[Tensor | None]:
     for i, value in zip(indices, values, strict=True):
         result[i] = value
     return result
+
+
+def _of_groups(groups: int, tensors) -> list[Tensor | None]:
+    """`tensors`, in the order of `Inputs.tensors()`, with the weights once for each group."""
+    n = len(_ROWS_IN)
+    return [*tensors[:n], *(None if w is None else w.expand(groups, *w.shape).clone() for w in tensors[n:])]
 
 
 def _reference(walk: Walk, groups: int, inputs: Inputs) -> Outputs:
@@ -272,7 +461,8 @@ def layer_backward(cell: str, reverse, needs, tensors) -> list[Tensor | None]:
         needs: which of `Inputs.tensors()` want a gradient, which is what is given back.
         tensors: those of `SequenceBackward`.
     """
-    return list(SequenceBackward.apply(Walk(CELLS[cell], tuple(reverse)), "auto", tuple(needs), 0, *tensors))
+    given = _apply(SequenceBackward, tensors, Walk(CELLS[cell], tuple(reverse)), "auto", tuple(needs))
+    return list(_spread(needs, given))
 
 
 def step_backward(
@@ -300,10 +490,9 @@ def step_backward(
     others = WEIGHTS_PER_DIRECTION - 4  # which a step does not have
     inputs = Inputs(x.reshape(1, B, -1), (w_ih, w_hh, b_ih, b_hh, *[None] * others), as_h(h), as_c(c))
     need_x, need_h, need_c, *need_weights = needs
-    grads = SequenceBackward.apply(
-        Walk(cell), "auto", (need_x, need_h, need_c, *[False] * 10, *need_weights, *[False] * others), 0,
-        None, as_h(dh), as_c(dc), None, y, c_all, saved, *inputs.tensors(),
-    )  # fmt: skip
+    needs = (need_x, need_h, need_c, *[False] * 10, *need_weights, *[False] * others)
+    tensors = (None, as_h(dh), as_c(dc), None, y, c_all, saved, *inputs.tensors())
+    grads = _spread(needs, _apply(SequenceBackward, tensors, Walk(cell), "auto", needs))
     given = (x, h, c, w_ih, w_hh, b_ih, b_hh)
     grads = (*grads[:3], *grads[13:17])
     return [None if g is None else g.reshape(t.shape) for g, t in zip(grads, given, strict=True)]

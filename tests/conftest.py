@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import seqcuda
+from seqcuda._backend import compiled
 
 torch.set_num_threads(1)  # the problems are tiny; tests of threading ask for more themselves
 
@@ -13,3 +14,12 @@ def backend_name(request):
     """Every backend in turn, selected while the test runs."""
     with seqcuda.backend(request.param):
         yield request.param
+
+
+@pytest.fixture(params=compiled.instruction_sets() if compiled else [])
+def instruction_set(request):
+    """Every build of the CPU kernels that this machine can run, in use while the test runs."""
+    before = compiled.instruction_set()
+    compiled.set_instruction_set(request.param)
+    yield request.param
+    compiled.set_instruction_set(before)

@@ -24,7 +24,7 @@ for needed in ("tqdm", "matplotlib"):
     pytest.importorskip(needed)
 pytestmark = needs_extension
 
-SECTIONS = ("speed", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half")
+SECTIONS = ("speed", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half", "penalty", "samples")
 
 
 @pytest.fixture(scope="module")

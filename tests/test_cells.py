@@ -13,7 +13,6 @@ from marks import needs_extension
 
 import seqcuda
 import seqcuda.testing
-from seqcuda._backend import compiled
 from seqcuda.cells import CELLS
 
 ROOT = Path(__file__).parents[1]
@@ -28,14 +27,6 @@ def test_backward_is_the_derivative_of_forward(tmp_path):
     ran = subprocess.run([program], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout
     assert {line.split()[0] for line in ran.stdout.splitlines()} == set(CELLS)
-
-
-@pytest.fixture(params=compiled.instruction_sets() if compiled else [])
-def instruction_set(request):
-    before = compiled.instruction_set()
-    compiled.set_instruction_set(request.param)
-    yield request.param
-    compiled.set_instruction_set(before)
 
 
 def one_step(cell: str, gates: torch.Tensor, engine: str = "panel") -> torch.Tensor:

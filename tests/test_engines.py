@@ -17,16 +17,6 @@ from seqcuda.testing import assert_close_to_exact, assert_within_rule
 
 pytestmark = needs_extension
 
-INSTRUCTION_SETS = compiled.instruction_sets() if compiled else []
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instruction_set(request):
-    before = compiled.instruction_set()
-    compiled.set_instruction_set(request.param)
-    yield request.param
-    compiled.set_instruction_set(before)
-
 
 def check(problem: Problem, dtype: torch.dtype, engine: str) -> None:
     assert_results(problem, dtype, outputs_and_gradients(problem, dtype, engine))

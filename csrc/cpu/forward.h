@@ -128,28 +128,17 @@ struct ForwardWalk {
   template <int kPhase>
   static void phase(const Forward<T>& f, const Panels<T>& panels, const Share& share, int64_t k, int64_t rows) {
     constexpr int kVectors = Traits::phase_gates(kPhase) * kUnitVectors;
-    constexpr int kTile = tile_rows(kVectors);
     const int64_t K = kPhase == 0 ? f.width : f.hidden, blocks = blocks_of(f.hidden, kBlock);
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
     const T* from = kPhase > 0 ? f.operand : f.factors.drop ? f.dropped[k % 2] : f.h[k % 2];
-    // Where one tile does not hold all rows, kDepth lines of the panel lie in L1 while a group of tiles passes by.
-    constexpr int64_t kLine = kVectors * kWidth, kDepth = (24 << 10) / (kLine * sizeof(T)), kGroup = 8 * kTile;
-    constexpr int64_t kOfOneTile = tile_size<T>(kVectors);
-    alignas(64) T tile[kOfOneTile > kGroup * kLine ? kOfOneTile : kGroup * kLine];
+    constexpr int64_t kGroup = group_rows(kVectors);
+    alignas(64) T tile[group_size<T>(kVectors)];
     const int64_t last = share.last(blocks);
     for (int64_t b = share.first(blocks), done = 1; b < last; b += done) {
-      const T* panel = panels.phase[kPhase] + b * K * kLine;
+      const T* panel = panels.phase[kPhase] + b * K * kVectors * kWidth;
       for (int64_t i0 = 0; i0 < rows; i0 += kGroup) {
         const int64_t first = share.row_begin + i0, count = rows - i0 < kGroup ? rows - i0 : kGroup;
-        if (rows <= kTile) {
-          done = product<T, kVectors>(static_cast<int>(rows), panel, last - b, K, from + first * K, K, tile);
-        } else {
-          for (int64_t k0 = 0; k0 < K; k0 += kDepth)
-            for (int64_t i = 0; i < count; i += kTile)
-              product<T, kVectors>(static_cast<int>(count - i < kTile ? count - i : kTile), panel + k0 * kLine, 1,
-                                   K - k0 < kDepth ? K - k0 : kDepth, from + (first + i) * K + k0, K, tile + i * kLine,
-                                   k0 > 0);
-        }
+        done = product_of_group<T, kVectors>(count, panel, rows <= kGroup ? last - b : 1, K, from + first * K, K, tile);
         for (int64_t p = 0; p < done; ++p)
           for (int64_t i = 0; i < count; ++i) {
             const Row row = row_at(f, k, t, t_next, first + i);

@@ -13,14 +13,18 @@
 
 namespace seq::SEQ_ISA {
 using cpu::Gemm;
+using cpu::Outer;
 using cpu::Panels;
 using cpu::Share;
 }  // namespace seq::SEQ_ISA
 
 #include "cpu/backward.h"
 #include "cpu/dot.h"
+#include "cpu/dual.h"
 #include "cpu/forward.h"
 #include "cpu/gemm.h"
+#include "cpu/outer.h"
+#include "cpu/tangent.h"
 
 namespace seq::SEQ_ISA {
 
@@ -29,11 +33,13 @@ constexpr cpu::Kernels<T> table_of() {
   using Traits = CellTraits<Cell>;
   using F = ForwardWalk<Cell, T>;
   using B = BackwardWalk<Cell, T>;
+  using D = TangentWalk<Cell, T>;
   cpu::Kernels<T> k{};
   k.phases = Traits::phases();
   for (int p = 0; p <= Traits::phases(); ++p) k.phase_begin[p] = Traits::phase_begin(p);
   k.forward_block = F::kBlock, k.projection_block = F::kProjectionBlock, k.backward_block = B::kBlock;
   k.gemm_block = GemmWalk<T>::kBlock, k.gemm_rows = GemmWalk<T>::kCopied, k.gemm = &GemmWalk<T>::run;
+  k.outer = &OuterWalk<T>::run;
   k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;
   k.dot_rows = &dot_rows<T>, k.add_rows = &add_rows<T>, k.outer_rows = &outer_rows<T>;
   if constexpr (sizeof(T) == 4) {
@@ -41,9 +47,12 @@ constexpr cpu::Kernels<T> table_of() {
     k.dot_float16_rows = &dot_half_rows<Rounding::kFloat16>;
   }
   k.forward = &F::run, k.backward = &B::run;
+  k.tangent_forward = &D::forward, k.tangent_backward = &D::backward;
   k.forward_phase[0] = &F::template stepwise<0>;
   k.forward_projected = &F::stepwise_projected;
   k.backward_phase[0] = &B::template stepwise<0>;
+  k.tangent_forward_phase[0] = &D::template forward_stepwise<0>;
+  k.tangent_backward_phase[0] = &D::template backward_stepwise<0>;
   k.backward_projected = &B::stepwise_projected;
   k.backward_carry = &B::stepwise_carry;
   k.recompute[0] = &B::template recompute<0>;
@@ -51,6 +60,8 @@ constexpr cpu::Kernels<T> table_of() {
   if constexpr (Traits::phases() > 1) {
     k.forward_phase[1] = &F::template stepwise<1>;
     k.backward_phase[1] = &B::template stepwise<1>;
+    k.tangent_forward_phase[1] = &D::template forward_stepwise<1>;
+    k.tangent_backward_phase[1] = &D::template backward_stepwise<1>;
     k.recompute[1] = &B::template recompute<1>;
     k.gather_operand[1] = &B::template gather_operand<1>;
   }

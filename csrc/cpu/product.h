@@ -104,4 +104,27 @@ SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const 
   return count;
 }
 
+// The same for up to group_rows rows: where one tile does not hold them, kDepth lines of the panel lie in L1 while the
+// tiles pass by. The tile of panel p starts at p * rows * kVectors vectors as well.
+constexpr int64_t group_rows(int vectors) { return 8 * tile_rows(vectors); }
+
+template <class T>
+constexpr int64_t group_size(int vectors) {
+  const int64_t of_group = group_rows(vectors) * vectors * Lanes<T>::kWidth;
+  return tile_size<T>(vectors) > of_group ? tile_size<T>(vectors) : of_group;
+}
+
+template <class T, int kVectors>
+SEQ_INLINE int product_of_group(int64_t rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda,
+                                T* tile) {
+  constexpr int kTile = tile_rows(kVectors);
+  constexpr int64_t kLine = kVectors * Lanes<T>::kWidth, kDepth = (24 << 10) / (kLine * sizeof(T));
+  if (rows <= kTile) return product<T, kVectors>(static_cast<int>(rows), panel, left, K, a, lda, tile);
+  for (int64_t k0 = 0; k0 < K; k0 += kDepth)
+    for (int64_t i = 0; i < rows; i += kTile)
+      product<T, kVectors>(static_cast<int>(rows - i < kTile ? rows - i : kTile), panel + k0 * kLine, 1,
+                           K - k0 < kDepth ? K - k0 : kDepth, a + i * lda + k0, lda, tile + i * kLine, k0 > 0);
+  return 1;
+}
+
 }  // namespace seq::SEQ_ISA

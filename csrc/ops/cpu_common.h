@@ -135,6 +135,42 @@ void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanS
   }
 }
 
+// The state that enters each row's first step, in both halves of the double buffer.
+template <class T>
+void fill_entering(const Forward<T>& f, const PlanStorage& plan) {
+  const int64_t B = plan.plan.batch, P = f.width;
+  for (int64_t i = 0; i < B; ++i) {
+    const int64_t batch = plan.plan.batch_row(i), length = plan.length[i];
+    const int64_t first = f.reverse ? length - 1 : 0;
+    const T* from = length > 0 && f.is_reset(first, i) ? f.reset_h : f.h0;
+    const T* decay = length > 0 ? f.factors.decay_h.of(first, batch) : nullptr;
+    const T* drop = length > 0 ? f.factors.drop.of(first, batch) : nullptr;
+    for (int half = 0; half < 2; ++half) {
+      for (int64_t u = 0; u < P; ++u) {
+        const T h = (from ? from[batch * P + u] : T(0)) * (decay ? decay[u] : T(1));
+        f.h[half][i * P + u] = h;
+        if (f.dropped[half]) f.dropped[half][i * P + u] = drop ? h * drop[u] : h;
+      }
+    }
+  }
+}
+
+// h [B, P] at the end of each row.
+template <class T>
+void final_h(const Walk<T>& walk, const PlanStorage& plan, T* h) {
+  const int64_t P = walk.width;
+  for (int64_t i = 0; i < plan.plan.batch; ++i) {
+    const int64_t batch = plan.plan.batch_row(i), length = plan.length[i];
+    const T* from = length > 0 ? walk.y + plan.plan.row(walk.reverse ? 0 : length - 1, i) * walk.y_stride
+                    : walk.h0  ? walk.h0 + batch * P
+                               : nullptr;
+    if (from)
+      std::copy_n(from, P, h + batch * P);
+    else
+      std::fill_n(h + batch * P, P, T(0));
+  }
+}
+
 // call(share) for all places, by the threads of the pool where that pays.
 template <class Call>
 void for_places(int64_t places, int64_t work_per_place, const Call& call) {

@@ -1,5 +1,7 @@
 #include "ops/gradients.h"
 
+#include "ops/large_pages.h"
+
 namespace seq::ops {
 
 Needs::Needs(const std::vector<bool>& needs, int64_t weight_groups, const Layer& layer)
@@ -16,8 +18,10 @@ DirectionWeights empty_gradients(const DirectionWeights& w, const Needs& needs, 
   const auto like = [&](int j, const at::Tensor& t) {
     if (!needs.weight(d, j) || !t.defined()) return at::Tensor();
     std::vector<int64_t> shape = t.sizes().vec();
-    if (needs.groups > 0) shape.insert(shape.begin(), needs.groups);
-    return at::empty(shape, t.options().dtype(layer.compute));
+    const at::TensorOptions options = t.options().dtype(layer.compute);
+    if (needs.groups == 0) return at::empty(shape, options);
+    shape.insert(shape.begin(), needs.groups);
+    return empty_in_large_pages(shape, options);
   };
   return {like(0, w.w_ih), like(1, w.w_hh), like(2, w.b_ih), like(3, w.b_hh), like(4, w.w_hr), like(5, w.w_unit)};
 }

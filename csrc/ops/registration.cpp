@@ -4,7 +4,7 @@
 #include <torch/library.h>
 
 #include "ops/mask.h"
-#include "ops/unboxed.h"
+#include "ops/tangent.h"
 
 namespace seq::ops {
 
@@ -42,16 +42,16 @@ SequenceResult sequence_with_graph(std::string cell, at::Tensor x, OptionalTenso
       .cast<SequenceResult>();
 }
 
+constexpr char sequence_name[] = "seqcuda::sequence", sequence_backward_name[] = "seqcuda::sequence_backward";
+constexpr char sequence_tangent_name[] = "seqcuda::sequence_tangent";
+
 // The gradients have no formula of their own: whoever would differentiate through the bare op is told, instead of
 // getting zeros.
-template <class... Args>
-SequenceGradients not_differentiable(Args...) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false,
-                              "seqcuda::sequence_backward is not differentiable; use seqcuda.functional or the "
-                              "modules, or torch.no_grad()");
+template <const char* kName, class Result, class... Args>
+Result not_differentiable(Args...) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, kName,
+                              " is not differentiable; use seqcuda.functional or the modules, or torch.no_grad()");
 }
-
-constexpr char sequence_name[] = "seqcuda::sequence", sequence_backward_name[] = "seqcuda::sequence_backward";
 
 template <class Signature>
 struct Autograd;
@@ -73,19 +73,23 @@ TORCH_LIBRARY(seqcuda, m) {
   m.def(kSequenceSchema);
   m.def(kSequenceBackwardSchema);
   m.def(kMaskSchema);
+  m.def(kSequenceTangentSchema);
 }
 
 TORCH_LIBRARY_IMPL(seqcuda, CPU, m) {
   m.impl("sequence", &sequence<sequence_cpu>);
   m.impl("sequence_backward", &sequence_backward<sequence_backward_cpu>);
   m.impl("mask", &mask_cpu);
+  m.impl("sequence_tangent", &sequence_tangent<sequence_tangent_cpu>);
 }
 
 TORCH_LIBRARY_IMPL(seqcuda, Autograd, m) {
   m.impl("sequence", &Autograd<decltype(sequence<sequence_cpu>)>::call<sequence_name, sequence_with_graph>);
-  m.impl(
-      "sequence_backward",
-      &Autograd<decltype(sequence_backward<sequence_backward_cpu>)>::call<sequence_backward_name, not_differentiable>);
+  m.impl("sequence_backward", &Autograd<decltype(sequence_backward<sequence_backward_cpu>)>::call<
+                                  sequence_backward_name, not_differentiable<sequence_backward_name>>);
+  m.impl("sequence_tangent",
+         &Autograd<decltype(sequence_tangent<sequence_tangent_cpu>)>::call<sequence_tangent_name,
+                                                                           not_differentiable<sequence_tangent_name>>);
 }
 
 }  // namespace seq::ops

@@ -1,7 +1,5 @@
 // The backward of a layer on the CPU: chunks of time from the last to the first. A chunk: what lean training did not
 // keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each.
-#include <ATen/ThreadLocalState.h>
-
 #include <numeric>
 
 #include "ops/cpu_common.h"
@@ -36,15 +34,6 @@ void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
 struct Factors {
   at::Tensor x, dgx, dgh, unprojected, dh_out, d_unit;
   std::vector<at::Tensor> operands;  // of W_hh, by phase
-
-  template <class Call>
-  Factors with(const Call& call) const {
-    const auto each = [&](const at::Tensor& t) { return t.defined() ? call(t) : t; };
-    const at::Tensor gx = each(dgx);
-    Factors out{each(x), gx, dgh.is_same(dgx) ? gx : each(dgh), each(unprojected), each(dh_out), each(d_unit), {}};
-    for (const at::Tensor& t : operands) out.operands.push_back(each(t));
-    return out;
-  }
 };
 
 template <class T>
@@ -274,19 +263,41 @@ class LayerBackward {
       weight_gradients_of_groups(g, f);
   }
 
-  // One group after the other by each thread.
+  // One group after the other by each thread, by the kernel for few rows that lie apart.
   void weight_gradients_of_groups(const DirectionWeights& g, const Factors& f) const {
-    const auto [order, begin] = rows_of_groups();
-    const Factors sorted = f.with([&, &order = order](const at::Tensor& t) { return t.index_select(0, order); });
-    const at::ThreadLocalState state;
+    const auto [rows, begin] = rows_of_groups();
+    struct Product {
+      cpu::Outer<T> of_all;
+      int64_t of_group;  // numbers of each group in out
+    };
+    std::vector<Product> products;
+    const auto add = [&](const at::Tensor& out, int64_t offset, const at::Tensor& a, const at::Tensor& b) {
+      if (!out.defined() || out.numel() == 0) return;
+      cpu::Outer<T> o;
+      o.a = a.template const_data_ptr<T>(), o.lda = a.stride(0), o.M = a.size(1);
+      if (b.defined()) o.b = b.template const_data_ptr<T>(), o.ldb = b.stride(0), o.N = b.size(1);
+      o.rows = rows.template const_data_ptr<int64_t>();
+      o.out = out.template mutable_data_ptr<T>() + offset;
+      products.push_back({o, out.numel() / needs_.groups});
+    };
+    const int64_t H = layer_.hidden;
+    add(g.w_ih, 0, f.dgx, f.x);
+    add(g.b_ih, 0, f.dgx, {});
+    add(g.b_hh, 0, f.dgh, {});
+    for (size_t p = 0; p < f.operands.size(); ++p) {
+      const int64_t first = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - first;
+      add(g.w_hh, first * layer_.width, f.dgh.narrow(1, first, count), f.operands[p]);
+    }
+    add(g.w_hr, 0, f.dh_out, f.unprojected);
+    add(g.w_unit, 0, f.d_unit, {});
     at::parallel_for(0, needs_.groups, 1, [&, &begin = begin](int64_t first, int64_t last) {
-      const at::ThreadLocalStateGuard guard(state);
-      for (int64_t i = first; i < last; ++i) {
-        const auto part = [&](const at::Tensor& t) { return t.defined() ? t[i] : t; };
-        weight_gradients(
-            {part(g.w_ih), part(g.w_hh), part(g.b_ih), part(g.b_hh), part(g.w_hr), part(g.w_unit)},
-            sorted.with([&](const at::Tensor& t) { return t.narrow(0, begin[i], begin[i + 1] - begin[i]); }), false);
-      }
+      for (int64_t i = first; i < last; ++i)
+        for (const Product& product : products) {
+          cpu::Outer<T> o = product.of_all;
+          o.rows += begin[i], o.count = begin[i + 1] - begin[i];
+          o.out += i * product.of_group;
+          kernels_.outer(o);
+        }
     });
   }
 

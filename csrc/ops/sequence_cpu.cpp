@@ -16,26 +16,6 @@ struct DirectionForward {
   at::Tensor h, dropped, c, operand, gx, scratch, gh;
 };
 
-// The state that enters each row's first step, in both halves of the double buffer.
-template <class T>
-void fill_entering(const Forward<T>& f, const PlanStorage& plan) {
-  const int64_t B = plan.plan.batch, P = f.width;
-  for (int64_t i = 0; i < B; ++i) {
-    const int64_t batch = plan.plan.batch_row(i), length = plan.length[i];
-    const int64_t first = f.reverse ? length - 1 : 0;
-    const T* from = length > 0 && f.is_reset(first, i) ? f.reset_h : f.h0;
-    const T* decay = length > 0 ? f.factors.decay_h.of(first, batch) : nullptr;
-    const T* drop = length > 0 ? f.factors.drop.of(first, batch) : nullptr;
-    for (int half = 0; half < 2; ++half) {
-      for (int64_t u = 0; u < P; ++u) {
-        const T h = (from ? from[batch * P + u] : T(0)) * (decay ? decay[u] : T(1));
-        f.h[half][i * P + u] = h;
-        if (f.dropped[half]) f.dropped[half][i * P + u] = drop ? h * drop[u] : h;
-      }
-    }
-  }
-}
-
 // t [any, data rows, width]: 0 where a row has ended.
 template <class T>
 void zero_dead_rows(const at::Tensor& t, const PlanStorage& plan) {
@@ -162,18 +142,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
   }
 
   for (int64_t d = 0; d < D; ++d) {
-    const Forward<T>& f = directions[d].f;
-    T* h = h_n.template mutable_data_ptr<T>() + d * B * P;
-    for (int64_t i = 0; i < B; ++i) {
-      const int64_t batch = plan.plan.batch_row(i), length = plan.length[i];
-      const T* from = length > 0 ? f.y + plan.plan.row(f.reverse ? 0 : length - 1, i) * f.y_stride
-                      : f.h0     ? f.h0 + batch * P
-                                 : nullptr;
-      if (from)
-        std::copy_n(from, P, h + batch * P);
-      else
-        std::fill_n(h + batch * P, P, T(0));
-    }
+    final_h(directions[d].f, plan, h_n.template mutable_data_ptr<T>() + d * B * P);
     if (S == 1) continue;
     at::Tensor c = c_n.select(1, d);
     if (plan.plan.order)

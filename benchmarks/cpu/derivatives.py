@@ -1,0 +1,110 @@
+"""Derivatives beyond the first: a training step with a gradient penalty; a gradient for each sample of a batch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch.func import functional_call, grad, vmap
+
+from seqcuda import bench
+from seqcuda.shapes import CELLS, Shape
+
+from ..tables import Column, columns, quartiles
+from .section import FEWEST, THREADS, Case, Section, at_most, facts, number, timed
+from .speed import shapes
+
+MOST = 1  # GFLOP
+STEPS, SAMPLES, HIDDEN = (10, 100), (16, 128), (16, 64, 256)
+
+
+def penalty_cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
+    plain = [case for case in shapes(quick, MOST) if case.mode == "training"]
+    return timed(measure_penalty, plain, threads)
+
+
+def sample_cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
+    sizes = [Shape(f"T={T} B={B} H={H}", T, B, I=H, H=H) for T in STEPS for B in SAMPLES for H in HIDDEN]
+    some = sizes[:1] if quick else [shape for shape in sizes if shape.T * shape.B * shape.H**2 <= 1e9]
+    return timed(measure_samples, [bench.Case(shape, cell, "training") for shape in some for cell in CELLS], threads)
+
+
+def penalised(case: bench.Case) -> Callable[[], object]:
+    """The step of `bench.prepare`, with the norm of the gradient of x in the loss."""
+    layer, x = bench.layer_and_input(case, "seqcuda")
+    wanted = [x.requires_grad_(), *layer.parameters()]
+
+    def step():
+        loss = layer(x)[0].square().mean()
+        (of_x,) = torch.autograd.grad(loss, x, create_graph=True)
+        return torch.autograd.grad(loss + of_x.square().sum(), wanted)
+
+    return step
+
+
+def per_sample(case: bench.Case) -> Callable[[], object]:
+    layer, x = bench.layer_and_input(case, "seqcuda")
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    gradients = vmap(grad(lambda parameters, x: functional_call(layer, parameters, x)[0].square().sum()), (None, 1))
+    return lambda: gradients(parameters, x)
+
+
+def of_batch(case: bench.Case) -> Callable[[], object]:
+    layer, x = bench.layer_and_input(case, "seqcuda")
+    wanted = list(layer.parameters())
+    return lambda: torch.autograd.grad(layer(x)[0].square().sum(), wanted)
+
+
+def measure_penalty(case: bench.Case, seconds: float) -> dict:
+    return _row(case, seconds, penalised(case), bench.prepare(case, "seqcuda"))
+
+
+def measure_samples(case: bench.Case, seconds: float) -> dict:
+    return _row(case, seconds, per_sample(case), of_batch(case))
+
+
+def _row(case: bench.Case, seconds: float, ours: Callable, plain: Callable) -> dict:
+    with_more, without = bench.pair(ours, plain, seconds, fewest=FEWEST)
+    return {
+        **facts(case),
+        "ms": statistics.median(with_more) * 1e3,
+        "plain ms": statistics.median(without) * 1e3,
+        "plain steps": bench.ratio(with_more, without),
+    }
+
+
+def penalty_goals(rows: list[dict]):
+    yield at_most("gradient penalty, in plain training steps, the highest", 4, rows, "plain steps")
+
+
+def sample_goals(rows: list[dict]):
+    yield at_most("a gradient for each sample, over that of the batch, the highest", 2, rows, "plain steps")
+
+
+_SHOWN = (
+    *columns("shape", "sizes", "cell"),
+    THREADS,
+    *(Column(key, lambda r, key=key: bench.milliseconds(r[key]), right=True) for key in ("ms", "plain ms")),
+    number("plain steps"),
+    Column("quartiles", lambda r: quartiles(r["plain steps"])),
+)
+PENALTY = Section(
+    "penalty",
+    f"""The time of a training step whose loss has the squared norm of the gradient of x in it, which is differentiated
+twice, over the time of the training step without. Both give gradients of x and of all weights. Shapes with more than
+{MOST} GFLOP in an LSTM's forward are timed with fewer steps.""",
+    penalty_cases,
+    penalty_goals,
+    _SHOWN,
+    effort=0.4,
+)
+PER_SAMPLE = Section(
+    "samples",
+    """The time of vmap(grad) over the rows of a batch, which gives the gradients of all weights for each row, over the
+time of a forward and backward of the batch, which gives their sum.""",
+    sample_cases,
+    sample_goals,
+    _SHOWN,
+    effort=0.3,
+)
