@@ -369,9 +369,11 @@ def _tangent(walk: Walk, groups: int, needs, grads, grad_directions, inputs, dir
 
 
 def _has_tangents(walk: Walk, inputs: Inputs) -> bool:
-    """Whether the op can: not where something happens to the states between the steps."""
+    """Whether the op can: for cells without parameters, where nothing happens to the states between the steps."""
+    cell = walk.cell
+    plain = cell.recurrent and not cell.unit_names and not cell.options
     between = walk.detach_every or any(factor is not None for factor in inputs.factors)
-    return not between and _backend.has_tangents(inputs.x.device)
+    return plain and not between and _backend.has_tangents(inputs.x.device)
 
 
 def _tangent_by_reference(walk: Walk, groups: int, needs, tensors) -> tuple[Tensor | None, ...]:

@@ -24,6 +24,10 @@ struct Dual {
   friend SEQ_INLINE Dual operator+(Dual a, Dual b) { return {a.v + b.v, a.d + b.d}; }
   friend SEQ_INLINE Dual operator-(Dual a, Dual b) { return {a.v - b.v, a.d - b.d}; }
   friend SEQ_INLINE Dual operator*(Dual a, Dual b) { return {a.v * b.v, a.d * b.v + a.v * b.d}; }
+  friend SEQ_INLINE Dual operator/(Dual a, Dual b) {
+    const L q = a.v / b.v;
+    return {q, (a.d - q * b.d) / b.v};
+  }
 };
 
 template <class T>
@@ -46,6 +50,22 @@ SEQ_INLINE Dual<T> relu(Dual<T> x) {
 template <class T>
 SEQ_INLINE Dual<T> where_positive(Dual<T> by, Dual<T> x) {
   return {where_positive(by.v, x.v), where_positive(by.v, x.d)};
+}
+
+template <class T>
+SEQ_INLINE Dual<T> where_positive(Dual<T> by, Dual<T> x, Dual<T> y) {
+  return {where_positive(by.v, x.v, y.v), where_positive(by.v, x.d, y.d)};
+}
+
+template <class T>
+SEQ_INLINE Dual<T> exp_(Dual<T> x) {
+  const Lanes<T> e = exp_(x.v);
+  return {e, x.d * e};
+}
+
+template <class T>
+SEQ_INLINE Dual<T> log_sigmoid(Dual<T> x) {
+  return {log_sigmoid(x.v), x.d * sigmoid(Lanes<T>(T(0)) - x.v)};
 }
 
 }  // namespace seq::SEQ_ISA

@@ -71,7 +71,6 @@ struct Kernels {
   // Rows [begin, end) of out, from a multiple of gemm_rows on.
   int64_t gemm_rows;
   void (*gemm)(const Gemm<T>&, int64_t begin, int64_t end);
-  void (*outer)(const Outer<T>&);
 
   // Rows [begin, end) of w times the `batch` rows of x, weights as they lie.
   void (*dot_rows)(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
@@ -91,12 +90,6 @@ struct Kernels {
   void (*forward)(const Forward<T>&, const Panels<T>&, const Share&, int64_t k0, int64_t k1);
   void (*backward)(const Backward<T>&, const Panels<T>&, const Share&, int64_t k0, int64_t k1);
 
-  // The same walks on dual numbers: cpu/tangent.h. tangents: of the weights, null where they have none.
-  void (*tangent_forward)(const Forward<T>&, const Panels<T>& panels, const Panels<T>& tangents, const Share&,
-                          int64_t k0, int64_t k1);
-  void (*tangent_backward)(const Backward<T>&, const Panels<T>& panels, const Panels<T>& tangents, const Share&,
-                           int64_t k0, int64_t k1);
-
   // Engine "stepwise": one phase of walk step k, by phase; the caller does the products.
   // forward: gh [places, gates of the phase, H] without bias.
   void (*forward_phase[kMaxPhases])(const Forward<T>&, const Share&, int64_t k, const T* gh);
@@ -109,9 +102,6 @@ struct Kernels {
   void (*backward_projected)(const Backward<T>&, const Share&, int64_t k);
   // backward, last: dh += product [places, P], then what a reset cuts off.
   void (*backward_carry)(const Backward<T>&, const Share&, int64_t k, const T* product);
-  // The two that differ on dual numbers; gh [places, 2, gates of the phase, H], d_operand [places, 2, H].
-  void (*tangent_forward_phase[kMaxPhases])(const Forward<T>&, const Share&, int64_t k, const T* gh);
-  void (*tangent_backward_phase[kMaxPhases])(const Backward<T>&, const Share&, int64_t k, const T* d_operand);
 
   // What the backward needs of walk step k again, by dense row. recompute: the gates, from gx and gh.
   void (*recompute[kMaxPhases])(const Forward<T>&, const Share&, int64_t k, const T* gh, T* operand);
@@ -121,6 +111,19 @@ struct Kernels {
   void (*gather_unprojected)(const Backward<T>&, const Share&, int64_t k, T* out);
   // What each row adds to the gradients of the unit weights, [.., U, H], from the gradients of the gates.
   void (*unit_gradient)(const Backward<T>&, const Share&, int64_t k, T* out);
+
+  // The gradient of a weight by a group of rows.
+  void (*outer)(const Outer<T>&);
+
+  // The same walks on dual numbers: cpu/tangent.h; for cells with a recurrent product and without parameters, else null.
+  // tangents: of the weights, null where they have none.
+  void (*tangent_forward)(const Forward<T>&, const Panels<T>& panels, const Panels<T>& tangents, const Share&,
+                          int64_t k0, int64_t k1);
+  void (*tangent_backward)(const Backward<T>&, const Panels<T>& panels, const Panels<T>& tangents, const Share&,
+                           int64_t k0, int64_t k1);
+  // Of engine "stepwise" what differs from the above; gh [places, 2, gates of the phase, H], d_operand [places, 2, H].
+  void (*tangent_forward_phase[kMaxPhases])(const Forward<T>&, const Share&, int64_t k, const T* gh);
+  void (*tangent_backward_phase[kMaxPhases])(const Backward<T>&, const Share&, int64_t k, const T* d_operand);
 };
 
 }  // namespace seq::cpu

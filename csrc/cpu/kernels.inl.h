@@ -33,7 +33,6 @@ constexpr cpu::Kernels<T> table_of() {
   using Traits = CellTraits<Cell>;
   using F = ForwardWalk<Cell, T>;
   using B = BackwardWalk<Cell, T>;
-  using D = TangentWalk<Cell, T>;
   cpu::Kernels<T> k{};
   k.phases = Traits::phases();
   for (int p = 0; p <= Traits::phases(); ++p) k.phase_begin[p] = Traits::phase_begin(p);
@@ -47,12 +46,9 @@ constexpr cpu::Kernels<T> table_of() {
     k.dot_float16_rows = &dot_half_rows<Rounding::kFloat16>;
   }
   k.forward = &F::run, k.backward = &B::run;
-  k.tangent_forward = &D::forward, k.tangent_backward = &D::backward;
   k.forward_phase[0] = &F::template stepwise<0>;
   k.forward_projected = &F::stepwise_projected;
   k.backward_phase[0] = &B::template stepwise<0>;
-  k.tangent_forward_phase[0] = &D::template forward_stepwise<0>;
-  k.tangent_backward_phase[0] = &D::template backward_stepwise<0>;
   k.backward_projected = &B::stepwise_projected;
   k.backward_carry = &B::stepwise_carry;
   k.recompute[0] = &B::template recompute<0>;
@@ -60,13 +56,21 @@ constexpr cpu::Kernels<T> table_of() {
   if constexpr (Traits::phases() > 1) {
     k.forward_phase[1] = &F::template stepwise<1>;
     k.backward_phase[1] = &B::template stepwise<1>;
-    k.tangent_forward_phase[1] = &D::template forward_stepwise<1>;
-    k.tangent_backward_phase[1] = &D::template backward_stepwise<1>;
     k.recompute[1] = &B::template recompute<1>;
     k.gather_operand[1] = &B::template gather_operand<1>;
   }
   if constexpr (Traits::projects()) k.gather_unprojected = &B::gather_unprojected;
   if constexpr (Traits::unit() > 0) k.unit_gradient = &B::unit_gradient;
+  if constexpr (Traits::recurrent() && Traits::parameters() == 0) {
+    using D = TangentWalk<Cell, T>;
+    k.tangent_forward = &D::forward, k.tangent_backward = &D::backward;
+    k.tangent_forward_phase[0] = &D::template forward_stepwise<0>;
+    k.tangent_backward_phase[0] = &D::template backward_stepwise<0>;
+    if constexpr (Traits::phases() > 1) {
+      k.tangent_forward_phase[1] = &D::template forward_stepwise<1>;
+      k.tangent_backward_phase[1] = &D::template backward_stepwise<1>;
+    }
+  }
   return k;
 }
 

@@ -25,6 +25,7 @@ struct TangentWalk {
   static constexpr int kSaved = Traits::kSaved, kSavedRoom = kSaved > 0 ? kSaved : 1;
   static constexpr int kLastPhase = Traits::phases() - 1;
   static_assert(!Traits::projects() || kLastPhase == 0, "`operand` holds one thing");
+  static_assert(Traits::recurrent() && Traits::parameters() == 0);
 
   // out(place, block, tile of the pair, distance to its tangents) for pairs of rows of a [.., K], lda apart, times
   // panels of kVectors vectors, over the share's part of the blocks.
@@ -105,7 +106,7 @@ struct TangentWalk {
       s[1 + e] = row.reset ? state_or_zero(f.reset_c, e * f.state_plane + row.batch * f.hidden + u, H, n)
                            : D::load(f.c + (e * f.plan->batch + row.place) * f.hidden + u, H, n);
 
-    Traits::template forward<kPhase>(gx, gh, s, s_new, saved);
+    Traits::template forward<kPhase, D>(gx, gh, s, nullptr, s_new, saved);
 
     if (kSaved > 0 && kept) {
 #pragma GCC unroll 8
@@ -197,7 +198,7 @@ struct TangentWalk {
       dgh[g] = kPhase == kLastPhase ? D(T(0)) : D::load(gh + g * H, kGates * H, n);
     }
 
-    Traits::template backward<kPhase>(saved, s, s_new, ds, d_operand, dgx, dgh);
+    Traits::template backward<kPhase, D>(saved, s, s_new, nullptr, ds, d_operand, dgx, dgh);
 
 #pragma GCC unroll 8
     for (int g = 0; g < kGates; ++g) {

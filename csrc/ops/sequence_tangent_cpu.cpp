@@ -98,9 +98,11 @@ class LayerTangent {
         options_(a.inputs.x.options().dtype(layer.compute)),
         states_(a.inputs, layer) {
     const auto &in = a.inputs, &v = a.directions;
-    for (auto [to, tangent] : {std::pair{&states_.h0, &v.h0}, std::pair{&states_.c0, &v.c0},
-                               std::pair{&states_.reset_h, &v.reset_h}, std::pair{&states_.reset_c, &v.reset_c}})
-      *to = pairs(*to, computed(*tangent, layer));
+    const auto pair_with = [&](at::Tensor& t, const OptionalTensor& tangent) {
+      t = pairs(t, computed(tangent, layer));
+    };
+    pair_with(states_.h0, v.h0), pair_with(states_.c0, v.c0);
+    pair_with(states_.reset_h, v.reset_h), pair_with(states_.reset_c, v.reset_c);
     x_ = flat_rows(in.x, layer);
     if (v.x.defined()) x_tangent_ = flat_rows(v.x, layer);
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
@@ -120,7 +122,7 @@ class LayerTangent {
       dir.weights = direction_weights(in, layer, d);
       dir.directions = direction_weights(v, layer, d);
       if (engine_ == Engine::kStepwise) dir.product = at::empty({2 * B * std::max(layer.cell.gates * H, P)}, options_);
-      set_walk(dir.f, in, of_pairs, plan_, d, states_, y_, c_all_);
+      set_walk(dir.f, in, of_pairs, plan_, d, dir.weights, states_, y_, c_all_);
       dir.f.rounding = Rounding::kNone;
     }
   }
@@ -469,6 +471,8 @@ class LayerTangent {
 TangentResult sequence_tangent_cpu(const TangentArguments& a) {
   const Layer layer(a.inputs);
   const Needs needs(a.needs, 0, layer);
+  TORCH_CHECK_NOT_IMPLEMENTED(cpu::kernels<float>(layer.cell.index)->tangent_forward,
+                              "seqcuda: cell '", layer.cell.name, "' has no compiled tangents");
   check_directions(a, layer);
   check_grads(a.grads, layer, a.inputs.x);
   check_grads(a.grad_directions, layer, a.inputs.x);

@@ -1,4 +1,5 @@
-// The derivative of a layer and of its gradients in one direction, without Factors. Shapes: seqcuda/walk.py.
+// The derivative of a layer and of its gradients in one direction, of cells without parameters and
+// without Factors. Shapes: seqcuda/walk.py.
 #pragma once
 
 #include "ops/gradients.h"
@@ -50,7 +51,7 @@ TangentResult sequence_tangent(std::string cell, at::Tensor x, OptionalTensors w
   TangentArguments a;
   a.inputs =
       arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
-                std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse, {}, 0);
+                std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse, {}, 0, {});
   auto& v = a.directions;
   v.x = directions.get(0).value_or(at::Tensor());
   v.h0 = directions.get(1), v.c0 = directions.get(2), v.reset_h = directions.get(6), v.reset_c = directions.get(7);
