@@ -115,8 +115,8 @@ struct Kernels {
   // The gradient of a weight by a group of rows.
   void (*outer)(const Outer<T>&);
 
-  // The same walks on dual numbers: cpu/tangent.h; for cells with a recurrent product and without parameters, else null.
-  // tangents: of the weights, null where they have none.
+  // The same walks on dual numbers: cpu/tangent.h; for cells with a recurrent product and without parameters, else
+  // null. tangents: of the weights, null where they have none.
   void (*tangent_forward)(const Forward<T>&, const Panels<T>& panels, const Panels<T>& tangents, const Share&,
                           int64_t k0, int64_t k1);
   void (*tangent_backward)(const Backward<T>&, const Panels<T>& panels, const Panels<T>& tangents, const Share&,

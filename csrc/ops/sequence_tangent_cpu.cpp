@@ -471,8 +471,8 @@ class LayerTangent {
 TangentResult sequence_tangent_cpu(const TangentArguments& a) {
   const Layer layer(a.inputs);
   const Needs needs(a.needs, 0, layer);
-  TORCH_CHECK_NOT_IMPLEMENTED(cpu::kernels<float>(layer.cell.index)->tangent_forward,
-                              "seqcuda: cell '", layer.cell.name, "' has no compiled tangents");
+  TORCH_CHECK_NOT_IMPLEMENTED(cpu::kernels<float>(layer.cell.index)->tangent_forward, "seqcuda: cell '",
+                              layer.cell.name, "' has no compiled tangents");
   check_directions(a, layer);
   check_grads(a.grads, layer, a.inputs.x);
   check_grads(a.grad_directions, layer, a.inputs.x);
