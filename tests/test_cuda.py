@@ -31,6 +31,7 @@ from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+CLUSTER_CELLS = ("gru", "lstm", "rnn_relu", "rnn_tanh")
 OPTIONS = {
     "padded": {},
     "no biases, no states": {"bias": False, "initial": False},
@@ -45,6 +46,16 @@ OPTIONS = {
     "zoneout, lean, detached": {"factors": ("decay", "keep"), "resets": True, "save": "states", "detach_every": 2},
     "more than one block": {"T": 3, "B": 9, "H": 70, "ragged": "lengths", "resets": True},
 }
+BETWEEN = {"factors", "detach_every"}  # what happens between the steps
+# What each engine can run.
+ENGINES = [("stepwise", cell, dtype, name) for cell in STRUCTS for dtype in DTYPES for name in OPTIONS]
+ENGINES += [
+    ("cluster", cell, dtype, name)
+    for cell in CLUSTER_CELLS
+    for dtype in DTYPES[1:]
+    for name, options in OPTIONS.items()
+    if not BETWEEN & options.keys()
+]
 
 
 PLACES = ["emulated", *([pytest.param("cuda", marks=marks.gpu)] if marks.has_gpu else [])]
@@ -56,11 +67,13 @@ class Place(NamedTuple):
     ops: object
     device: str
 
-    def run(self, problem: Problem, dtype: torch.dtype) -> list[torch.Tensor]:
-        return op_outputs_and_gradients(problem, dtype, self.ops, self.device)
+    def run(self, problem: Problem, dtype: torch.dtype, engine: str = "stepwise") -> list[torch.Tensor]:
+        if engine == "cluster" and self.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+            pytest.skip("engine cluster needs compute capability 9.0")
+        return op_outputs_and_gradients(problem, dtype, self.ops, self.device, engine)
 
-    def check(self, problem: Problem, dtype: torch.dtype) -> None:
-        assert_results(problem, dtype, self.run(problem, dtype))
+    def check(self, problem: Problem, dtype: torch.dtype, engine: str = "stepwise") -> None:
+        assert_results(problem, dtype, self.run(problem, dtype, engine))
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +97,9 @@ def fault(emulated, name: str):
         emulated.set_fault("none")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("cell", STRUCTS)
-def test_stepwise(place, cell, options, dtype):
-    place.check(Problem(cell, **OPTIONS[options]), dtype)
+@pytest.mark.parametrize(("engine", "cell", "dtype", "options"), ENGINES, ids=str)
+def test_engine(place, engine, cell, dtype, options):
+    place.check(Problem(cell, **OPTIONS[options]), dtype, engine)
 
 
 @pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.options])
@@ -110,12 +121,22 @@ def test_gradients_of_weights_by_groups(place, options):
         assert_groups_add_up(Problem(cell, B=6, save="states", **options), place.ops, place.device)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_any_problem(place, dtype):
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [
+        ("stepwise", torch.float64),
+        ("stepwise", torch.bfloat16),
+        ("cluster", torch.float32),
+        ("cluster", torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_any_problem(place, engine, dtype):
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)
     @given(problems())
     def run(problem):
-        place.check(problem, dtype)
+        if engine == "stepwise" or (problem.cell in CLUSTER_CELLS and problem.P is None):
+            place.check(problem, dtype, engine)
 
     run()
 
@@ -148,11 +169,12 @@ def test_empty_batch_and_no_steps(place):
             place.check(Problem(cell, **options), torch.float64)
 
 
+@pytest.mark.parametrize(("engine", "dtype"), [("stepwise", torch.float64), ("cluster", torch.float32)], ids=str)
 @pytest.mark.parametrize("save", ["all", "states"])
-def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save):
+def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save, engine, dtype):
     problem = Problem("lstm", T=6, B=4, reverse=(False, True), ragged="lengths", resets=True, save=save)
     inputs = problem.inputs()
-    expected = place.run(problem, torch.float64)
+    expected = place.run(problem, dtype, engine)
     past = torch.arange(problem.T)[:, None] >= inputs.lengths
     assert past.any()
 
@@ -162,38 +184,41 @@ def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save):
             x[past] = torch.nan
             return inputs._replace(x=x)
 
-    spoiled = place.run(Spoiled(**vars(problem)), torch.float64)
+    spoiled = place.run(Spoiled(**vars(problem)), dtype, engine)
     assert all(torch.equal(a, b) for a, b in zip(expected, spoiled, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_same_bits_in_any_order_of_threads(emulated, dtype):
-    problem = Problem("gru", T=5, B=7, H=70, reverse=(False, True), ragged="lengths", resets=True)
+@pytest.mark.parametrize(("engine", "H"), [("stepwise", 70), ("cluster", 150)])
+def test_the_same_bits_in_any_order_of_threads(emulated, dtype, engine, H):
+    problem = Problem("gru", T=4, B=7, H=H, reverse=(False, True), ragged="lengths", resets=True)
     runs = []
     for seed in range(3):
         emulated.set_seed(seed)
-        runs.append(op_outputs_and_gradients(problem, dtype, emulated))
+        runs.append(op_outputs_and_gradients(problem, dtype, emulated, engine=engine))
     assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
 
 
-def test_nothing_waits_for_the_device(emulated):
+@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None)])
+def test_nothing_waits_for_the_device(emulated, engine, P):
     """No operation that reads a value of a tensor on the host, and none that copies between devices."""
     waits = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "index"}
     for save in ("all", "states"):
-        problem = Problem("lstm", P=3, reverse=(False, True), ragged="lengths", resets=True, save=save)
+        problem = Problem("lstm", P=P, reverse=(False, True), ragged="lengths", resets=True, save=save)
         with torch.autograd.profiler.profile() as profile:
-            op_outputs_and_gradients(problem, torch.float32, emulated)
+            op_outputs_and_gradients(problem, torch.float32, emulated, engine=engine)
         seen = {event.key.removeprefix("aten::") for event in profile.key_averages()}
         assert "mm" in seen
         assert not seen & waits
 
 
-def test_every_kernel_goes_to_the_current_stream(emulated):
-    problem = Problem("lstm", P=3, reverse=(False, True), ragged="lengths", resets=True, save="states")
+@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None)])
+def test_every_kernel_goes_to_the_current_stream(emulated, engine, P):
+    problem = Problem("lstm", P=P, reverse=(False, True), ragged="lengths", resets=True, save="states")
     emulated.take_streams()
     emulated.set_stream(7)
     try:
-        op_outputs_and_gradients(problem, torch.float32, emulated)
+        op_outputs_and_gradients(problem, torch.float32, emulated, engine=engine)
     finally:
         emulated.set_stream(0)
     assert emulated.take_streams() == [7]
@@ -252,6 +277,22 @@ def test_the_emulation_runs_barriers(emulated):
     assert torch.equal(emulated.reverse(x, -1), x.flip(0))
 
 
+def test_the_emulation_runs_clusters(emulated):
+    assert emulated.exchange(5, 40, True).tolist() == [31] * 5
+    with pytest.raises(RuntimeError, match="deadlock"):
+        emulated.exchange(5, 48, True)
+    with pytest.raises(RuntimeError, match="on their way"):
+        emulated.exchange(5, 40, False)
+    with pytest.raises(RuntimeError, match="cluster"):
+        emulated.exchange(17, 136, True)
+
+
+@pytest.mark.parametrize(("type", "depth"), [("bfloat16", 16), ("float16", 16), ("tf32", 8)])
+def test_the_emulation_multiplies_fragments(emulated, type, depth):
+    a, b = torch.randint(-8, 9, (16, depth)).float(), torch.randint(-8, 9, (depth, 8)).float()
+    assert torch.equal(emulated.multiply(type, a, b), a @ b)
+
+
 def test_a_removed_barrier_is_noticed(emulated):
     x = torch.randn(96)
     with fault(emulated, "no barriers"):
@@ -280,7 +321,7 @@ def sanitized(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_with_sanitizers():
     cuda_emulation.build("sanitized")
-    tests = "test_stepwise or test_the_emulation_runs_barriers"
+    tests = "test_engine or test_stepwise or test_the_emulation_runs"
     ran = sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", tests, __file__)
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
     assert "passed" in ran.stdout

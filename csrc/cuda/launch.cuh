@@ -4,12 +4,19 @@
 #include <cuda_runtime.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "cuda/stepwise.h"
 
 namespace seq::cuda {
 
 // Null, or what went wrong. An error of the launch itself is cleared, so that the next call finds none.
+inline Error checked(cudaError_t status) {
+  if (status == cudaSuccess) return nullptr;
+  (void)cudaGetLastError();
+  return cudaGetErrorString(status);
+}
+
 template <class... Parameters>
 Error launch(dim3 grid, dim3 block, Stream stream, void (*kernel)(Parameters...),
              const std::type_identity_t<Parameters>&... arguments) {
@@ -17,10 +24,27 @@ Error launch(dim3 grid, dim3 block, Stream stream, void (*kernel)(Parameters...)
   config.gridDim = grid;
   config.blockDim = block;
   config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
-  if (status == cudaSuccess) return nullptr;
-  (void)cudaGetLastError();
-  return cudaGetErrorString(status);
+  return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+// In clusters of `cluster` blocks, neighbours in x, each with so many bytes of dynamic shared memory.
+template <class... Parameters>
+Error launch_cluster(dim3 grid, dim3 block, int cluster, int shared_bytes, Stream stream, void (*kernel)(Parameters...),
+                     const std::type_identity_t<Parameters>&... arguments) {
+  for (const auto& [attribute, value] : {std::pair(cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+                                         std::pair(cudaFuncAttributeNonPortableClusterSizeAllowed, 1)})
+    if (const Error error = checked(cudaFuncSetAttribute(kernel, attribute, value))) return error;
+  cudaLaunchAttribute size{};
+  size.id = cudaLaunchAttributeClusterDimension;
+  size.val.clusterDim.x = cluster, size.val.clusterDim.y = size.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &size;
+  config.numAttrs = 1;
+  return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 }  // namespace seq::cuda

@@ -85,6 +85,7 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
   check_shape(a.c0, "c0", {extra(), directions, batch, hidden}, *this, a.x);
   check_shape(a.reset_c, "reset_c", {extra(), directions, batch, hidden}, *this, a.x);
   saved_width = (cell.saved + (a.factors.keep_h || a.factors.keep_c ? cell.states : 0)) * hidden;
+  detaches = a.detach_every > 0;
   has_factors = false;
   const auto check_factor = [&](const OptionalTensor& t, const char* name, at::IntArrayRef expected) {
     if (!t.has_value()) return;

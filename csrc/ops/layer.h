@@ -47,7 +47,7 @@ struct Layer {
   at::Device device;
   int64_t directions, steps, batch, rows, input, hidden, width;  // rows: data rows, T*B or N
   int64_t saved_width;                                           // numbers in a row of saved
-  bool packed, has_factors;
+  bool packed, has_factors, detaches;
   at::ScalarType dtype, compute;
   std::vector<int64_t> leading;  // (T, B) or (N)
 

@@ -53,7 +53,7 @@ def _ninja() -> str:
 
     # One unit: reading torch's headers is most of the time.
     unit = BUILD / "ops.cpp"
-    unit.write_text("".join(f'#include "{path}"\n' for path in OPS))
+    _write(unit, "".join(f'#include "{path}"\n' for path in OPS))
     ops = objects("ops", [unit], torch_flags)
     for variant, more in (("plain", []), ("sanitized", SANITIZED)):
         kernels = objects(variant, [*KERNELS, *MACHINE], more)
@@ -61,14 +61,18 @@ def _ninja() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _write(path: Path, text: str) -> None:
+    """Only a change is written: what is newer is compiled again."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 def build(variant: str = "plain") -> Path:
     """The library, compiled where a source has changed; "plain" or "sanitized"."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of pytest-xdist
-        text, path = _ninja(), BUILD / "build.ninja"
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+        _write(BUILD / "build.ninja", _ninja())
         ran = subprocess.run(
             ["ninja", "-C", str(BUILD), f"{variant}.so"],
             capture_output=True,

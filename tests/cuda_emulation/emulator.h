@@ -1,5 +1,6 @@
 // Runs CUDA kernels on the host: one fiber per CUDA thread, all on the calling thread, in an order that is shuffled by
 // a seed. A fiber runs until it waits at a barrier or ends, so that what only a barrier orders is seen out of order.
+// The blocks of a cluster run together; what one pushes into another's shared memory arrives at a random time.
 #pragma once
 
 #include <cstddef>
@@ -18,25 +19,64 @@ struct Index3 {
   unsigned x, y, z;
 };
 
+// The machine: an H100.
+inline int multiprocessors = 132;
+constexpr size_t kSharedBytes = 227 << 10;  // of a block
+
+struct Launch {
+  Dim3 grid, block;
+  unsigned cluster;  // blocks, neighbours in x, that run together
+  size_t shared_bytes;
+  void* stream;
+};
+
 // Null, or why a GPU would refuse.
-const char* refusal(const Dim3& grid, const Dim3& block, size_t shared_bytes, size_t parameter_bytes);
+const char* refusal(const Launch& launch, size_t parameter_bytes);
 
 // The streams that kernels were launched on since the last call.
 std::set<void*> take_streams();
 
-// Every thread of the grid, one launch at a time. False: a deadlock, after which no thread runs any more.
-bool run(const Dim3& grid, const Dim3& block, size_t shared_bytes, void* stream, const std::function<void()>& kernel);
+// Every thread of the grid, one launch at a time. Null, or what went wrong, after which no thread runs any more: every
+// thread waits, or data were on their way to a block that has ended.
+const char* run(const Launch& launch, const std::function<void()>& kernel);
 
 // Lets the other threads run until `ready`. For barriers.
 void wait_until(const std::function<bool()>& ready);
 
 void block_barrier();
+void named_barrier(unsigned id, unsigned threads);  // of the block that runs; passes when so many threads have come
+void cluster_barrier();
 unsigned char* shared_memory();  // of the block that runs
+unsigned cluster_rank();
+
+// A barrier in shared memory that counts arrivals and bytes: PTX's mbarrier. A phase completes when `count` threads
+// have arrived and as many bytes have come as were expected; bytes may come before they are expected.
+struct CountingBarrier {
+  int32_t bytes_expected;
+  uint8_t count, pending, phase;
+
+  void init(uint8_t threads) { *this = {0, threads, threads, 0}; }
+  void arrive_expecting(int32_t bytes);
+  void wait(unsigned parity) const;  // for the phase of this parity, the first being 0
+  void pass_if_complete();
+};
+
+// Copies bytes, at most 16, to the place that `to` is in the shared memory of block `rank` of the cluster, some time
+// later, and then counts them at that block's `barrier`.
+void push(void* to, const void* from, size_t bytes, CountingBarrier* barrier, unsigned rank);
+
+// Copies a number, or 0 from null, when the thread waits for its copies.
+void copy_later(float* to, const float* from);
+void wait_for_copies();
+
+// What the 32 threads of a warp do together: each gives `count` words; when all have, `act` is called once with the
+// words of all, thread by thread, and each thread gets its own back as `act` has left them.
+void with_warp(uint32_t* words, unsigned count, void (*act)(uint32_t* of_all));
 
 // Deliberate faults, which tests must notice.
 enum class Fault {
   kNone,
-  kNoBarriers,    // barriers let everybody pass
+  kNoBarriers,    // barriers of every kind let everybody pass
   kShiftedIndex,  // the last thread of a block takes itself for its neighbour
 };
 void set_fault(Fault fault);

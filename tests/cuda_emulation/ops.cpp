@@ -2,6 +2,7 @@
 // knobs.
 #include <torch/library.h>
 
+#include "cuda/cluster.h"
 #include "emulator.h"
 #include "ops/cuda/common.h"
 #include "ops/cuda/engines.h"
@@ -13,6 +14,7 @@
 namespace {
 int64_t emulated_capability = 90;
 int64_t emulated_stream = 0;
+bool emulated_tf32 = false;
 }  // namespace
 
 // In the place of csrc/ops/cuda/device.cpp.
@@ -22,7 +24,7 @@ cuda::Stream current_stream(const at::Device&) { return reinterpret_cast<cuda::S
 
 int compute_capability(const at::Device&) { return static_cast<int>(emulated_capability); }
 
-bool tf32_allowed() { return false; }
+bool tf32_allowed() { return emulated_tf32; }
 
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   at::mm_out(out, a.to(out.scalar_type()), b.to(out.scalar_type()));
@@ -70,6 +72,30 @@ std::vector<std::string> explain(std::string cell, const at::Tensor& x, const at
   return texts;
 }
 
+// Blocks and tiles of a cluster, clusters of a direction, and fragments of a warp that are in shared memory.
+std::vector<int64_t> cluster_shape(const std::string& cell, int64_t batch, int64_t hidden, int64_t directions,
+                                   int64_t math, bool backward) {
+  using namespace seq::cuda;
+  const ClusterLayer layer{batch, hidden, static_cast<int>(directions), seq::ops::cell_counts(cell).index,
+                           static_cast<Math>(math)};
+  const ClusterShape s = backward ? backward_shape(layer) : forward_shape(layer);
+  return {s.blocks, s.tiles, s.clusters, s.overflow};
+}
+
+at::Tensor exchange(int64_t blocks, int64_t bytes, bool waits) {
+  at::Tensor sums = at::zeros({blocks}, at::kInt);
+  seq::ops::check_launch(
+      exchange_in_cluster(sums.mutable_data_ptr<int>(), static_cast<int>(blocks), static_cast<int>(bytes), waits));
+  return sums;
+}
+
+at::Tensor multiply(const std::string& type, const at::Tensor& a, const at::Tensor& b) {
+  at::Tensor out = at::empty({16, 8});
+  seq::ops::check_launch(multiply_fragments(type.c_str(), a.const_data_ptr<float>(), b.const_data_ptr<float>(),
+                                            out.mutable_data_ptr<float>()));
+  return out;
+}
+
 void deadlock() { seq::ops::check_launch(wait_for_ever()); }
 
 }  // namespace
@@ -85,6 +111,12 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def("set_capability(int capability) -> ()", &set_capability);
   m.def("reverse(Tensor from_, int beyond) -> Tensor", &reverse);
   m.def("explain(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str[]", &explain);
+  m.def("cluster_shape(str cell, int batch, int hidden, int directions, int math, bool backward) -> int[]",
+        &cluster_shape);
+  m.def("set_multiprocessors(int count) -> ()", [](int64_t n) { emulation::multiprocessors = static_cast<int>(n); });
+  m.def("set_tf32(bool allowed) -> ()", [](bool allowed) { emulated_tf32 = allowed; });
+  m.def("exchange(int blocks, int bytes, bool waits) -> Tensor", &exchange);
+  m.def("multiply(str type, Tensor a, Tensor b) -> Tensor", &multiply);
   m.def("deadlock() -> ()", &deadlock);
 }
 

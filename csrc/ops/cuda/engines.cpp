@@ -6,6 +6,7 @@
 
 #include "cuda/architectures.h"
 #include "ops/cuda/choice_table.h"
+#include "ops/cuda/cluster.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/stepwise.h"
 
@@ -16,6 +17,7 @@ namespace {
 // The first runs whatever there is.
 const CudaEngine kEngines[] = {
     {"stepwise", [](const Layer&, int) { return std::string(); }, &stepwise_forward, &stepwise_backward},
+    {"cluster", &cluster_refusal, &cluster_forward, &cluster_backward},
 };
 
 std::vector<std::string> names() {

@@ -1,278 +1,75 @@
-// The backward of engine stepwise, in chunks of time from the last to the first. A chunk: what lean training did not
-// keep is computed again by one product, the gates' gradients are walked, and dW and dx follow by one product each.
-#include "ops/cuda/common.h"
+// The backward of engine stepwise: a kernel and a product for each phase of a step.
+#include "ops/cuda/layer_backward.h"
 #include "ops/cuda/stepwise.h"
 
 namespace seq::ops {
 
 namespace {
 
-struct DirectionBackward {
-  DirectionWeights grads;  // in the type of computation
-  cuda::Backward b;
-  at::Tensor dgx, dgh, dh_out;  // of a chunk, in the type of the data
-  at::Tensor saved;             // kept by the forward, or of a chunk
-  at::Tensor product, operand;  // of a step
-  bool walked = false;          // `product` is that of the step after
-};
-
-class LayerBackward {
+class StepwiseBackward : public LayerBackward {
  public:
-  LayerBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs)
-      : c_(a, layer), layer_(layer), needs_(needs), data_(a.x.options()), shape_(a.x.sizes()) {
-    y_ = s.y.contiguous();
-    c_all_ = s.c_all.contiguous();
-    saved_ = s.saved.contiguous();
-    grad_y_ = contiguous(s.grad_y), grad_c_all_ = contiguous(s.grad_c_all);
-    lean_ = layer.saved_width > 0 && s.saved.numel() == 0;
-    const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
-    const auto start = [&](const OptionalTensor& t, at::IntArrayRef sizes) {
-      at::Tensor out = at::empty(sizes, c_.compute);
-      return t.has_value() ? out.copy_(*t) : out.zero_();
-    };
-    dh_ = start(s.grad_h_n, {D, B, P});
-    dc_ = start(s.grad_c_n, {S - 1, D, B, H});
-    if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, c_.compute);
-    if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, c_.compute);
-    if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, c_.compute);
-    if (needs.decay_c) ddecay_c_ = at::zeros({S - 1, layer.steps, B, D, H}, c_.compute);
-    if (needs.x)
-      dx_ =
-          D == 1 ? at::empty({layer.rows, layer.input}, c_.compute) : at::zeros({layer.rows, layer.input}, c_.compute);
-    // A product with a gradient of 0 is not 0 where x, past the end of a row, is not finite.
-    if (c_.lengths.defined()) {
-      const at::Tensor t = at::arange(layer.steps, c_.lengths.options()).unsqueeze(1);
-      c_.x = c_.x.masked_fill(t.ge(c_.lengths).view({layer.rows, 1}), 0);
+  StepwiseBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs)
+      : LayerBackward(a, s, layer, needs, layer.steps), steps_(layer.directions) {
+    for (auto& own : steps_) {
+      if (layer.cell.recurrent) own.product = at::empty({layer.batch, layer.width}, c_.compute);
+      if (layer.cell.phases > 1 || layer.projected()) own.operand = at::empty({layer.batch, layer.hidden}, c_.compute);
     }
-    steps_ = steps_per_chunk(layer, kCudaChunkBytes, 1);
-    directions_.resize(D);
-    for (int64_t d = 0; d < D; ++d) set_up(d, std::min(steps_ * B, layer.rows));
-  }
-
-  SequenceGradients run() {
-    const int64_t chunks = layer_.batch > 0 ? (layer_.steps + steps_ - 1) / steps_ : 0;
-    for (int64_t j = chunks - 1; j >= 0; --j)
-      for (int64_t d = 0; d < layer_.directions; ++d)
-        walk(d, c_.chunk(j * steps_, std::min((j + 1) * steps_, layer_.steps), d), j == chunks - 1);
-    for (int64_t d = 0; d < layer_.directions; ++d) {
-      auto& dir = directions_[d];
-      cuda::BackwardStep s;
-      s.after = c_.step(0, d);
-      if (dir.walked) s.product = row_pointer(dir.product, 0);
-      check_launch(c_.kernels.finish(dir.b, layer_.batch, s, c_.stream));
-      if (chunks == 0)
-        for (const auto& g : dir.grads.all())
-          if (g.defined()) g.zero_();
-    }
-    return results();
   }
 
  private:
-  void set_up(int64_t d, int64_t rows) {
-    const int64_t B = layer_.batch, H = layer_.hidden, P = layer_.width, G = layer_.cell.gates;
-    auto& dir = directions_[d];
-    auto& b = dir.b;
-    dir.grads = empty_gradients(c_.weights[d], needs_, d, layer_);
-    c_.set_walk(b, d, y_, c_all_);
-    if (grad_y_.defined())
-      b.dy = row_pointer(grad_y_.view({layer_.rows, layer_.directions * P}).narrow(1, d * P, P), 0);
-    b.dy_stride = b.y_stride;
-    if (grad_c_all_.defined()) b.dc_all = grad_c_all_.select(1, d).data_ptr();
-    b.dh = dh_[d].data_ptr();
-    if (dc_.numel() > 0) b.dc = dc_.select(1, d).data_ptr();
-    if (dreset_h_.defined()) b.dreset_h = dreset_h_[d].data_ptr();
-    if (dreset_c_.defined() && dreset_c_.numel() > 0) b.dreset_c = dreset_c_.select(1, d).data_ptr();
-    b.ddecay_h = factor_of<void>(ddecay_h_, d), b.ddecay_c = factor_of<void>(ddecay_c_, d);
-    dir.dgx = at::empty({rows, G * H}, data_);
-    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, data_);
-    if (layer_.cell.recurrent) dir.product = at::empty({B, P}, c_.compute);
-    if (layer_.cell.phases > 1 || layer_.projected()) dir.operand = at::empty({B, H}, c_.compute);
-    if (layer_.projected()) dir.dh_out = at::empty({rows, P}, data_);
-    if (lean_)
-      dir.saved = at::empty({rows, layer_.saved_width}, c_.compute);
-    else if (layer_.saved_width > 0)
-      dir.saved = saved_[d].view({layer_.rows, layer_.saved_width});
-  }
-
-  int64_t saved_first(const Chunk& chunk) const { return lean_ ? chunk.r0 : 0; }
-
-  // call(table, rows of the table within the chunk) for the steps of a chunk, table by table.
-  template <class Call>
-  void for_tables(int64_t d, const Chunk& chunk, const Call& call) const {
-    for (int64_t t0 = chunk.t0; t0 < chunk.t1; t0 += cuda::kStepsPerTable) {
-      const int64_t t1 = std::min<int64_t>(t0 + cuda::kStepsPerTable, chunk.t1);
-      const cuda::StepTable table = cuda::make_step_table(c_.plan.plan, t0, t1, c_.reverse[d]);
-      call(table, c_.plan.start[t0] - chunk.r0);
-    }
-  }
-
-  using Gather = cuda::Error (*)(const cuda::Walk&, const cuda::StepTable&, const cuda::Rows&, cuda::Stream);
-  at::Tensor gather(Gather kernel, int64_t width, int64_t d, const Chunk& chunk) const {
-    const auto& dir = directions_[d];
-    at::Tensor out = at::empty({chunk.rows(), width}, data_);
-    for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
-      cuda::Rows rows;
-      rows.saved = row_pointer(dir.saved, chunk.r0 + at - saved_first(chunk));
-      rows.out = row_pointer(out, at);
-      check_launch(kernel(dir.b, table, rows, c_.stream));
-    });
-    return out;
-  }
-
-  // What each row adds to the gradients of the unit weights.
-  at::Tensor unit_gradient(int64_t d, const Chunk& chunk) const {
-    const auto& dir = directions_[d];
-    at::Tensor out = at::empty({chunk.rows(), layer_.cell.unit * layer_.hidden}, c_.compute);
-    for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
-      cuda::Rows rows;
-      rows.dgx = row_pointer(dir.dgx, at), rows.out = row_pointer(out, at);
-      rows.saved = row_pointer(dir.saved, chunk.r0 + at - saved_first(chunk));
-      check_launch(c_.kernels.unit_gradient(dir.b, table, rows, c_.stream));
-    });
-    return out;
-  }
-
-  // The gates that lean training did not keep.
-  void recompute(int64_t d, const Chunk& chunk, const at::Tensor& entering) {
-    auto& dir = directions_[d];
-    const int64_t H = layer_.hidden;
-    const auto& w = c_.weights[d];
-    at::Tensor gx = at::empty({chunk.rows(), layer_.cell.gates * H}, c_.compute), operand = entering;
-    product_into(gx, c_.x.narrow(0, chunk.r0, chunk.rows()), w.w_ih.t());
-    for (int p = 0; p < layer_.cell.phases; ++p) {
-      const int64_t first = layer_.cell.phase_begin[p] * H, count = layer_.cell.phase_begin[p + 1] * H - first;
-      at::Tensor gh;
-      if (layer_.cell.recurrent) {
-        gh = at::empty({chunk.rows(), count}, c_.compute);
-        product_into(gh, operand, w.w_hh.narrow(0, first, count).t());
-      }
-      if (p + 1 < layer_.cell.phases) operand = at::empty({chunk.rows(), H}, data_);
-      for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
-        cuda::Rows rows;
-        rows.gx = row_pointer(gx, at), rows.gh = row_pointer(gh, at);
-        rows.saved = row_pointer(dir.saved, at), rows.out = row_pointer(operand, at);
-        check_launch(c_.kernels.recompute[p](dir.b, table, rows, c_.stream));
-      });
-    }
+  void walk(int64_t k0, int64_t k1) override {
+    for (int64_t d = 0; d < layer_.directions; ++d)
+      for (int64_t k = k1 - 1; k >= k0; --k) walk_step(d, k, c_.chunk(k0, k1, d));
   }
 
   void walk_step(int64_t d, int64_t k, const Chunk& chunk) {
-    auto& dir = directions_[d];
+    const auto& dir = directions_[d];
+    OfStep& own = steps_[d];
     const auto& w = c_.weights[d];
     cuda::BackwardStep s;
     s.now = c_.step(k, d), s.before = c_.step(k - 1, d), s.after = c_.step(k + 1, d);
     const int64_t at = s.now.first - chunk.r0, alive = s.now.alive;
     s.saved = row_pointer(dir.saved, s.now.first - saved_first(chunk));
     s.dgx = row_pointer(dir.dgx, at), s.dgh = row_pointer(dir.dgh, at), s.dh_out = row_pointer(dir.dh_out, at);
-    if (dir.walked) s.product = row_pointer(dir.product, 0);
+    if (own.walked) s.product = row_pointer(own.product, 0);
     if (layer_.projected()) {
       check_launch(c_.kernels.backward_project(dir.b, s, c_.stream));
-      product_into(dir.operand.narrow(0, 0, alive), dir.dh_out.narrow(0, at, alive), w.w_hr);
-      s.d_operand = dir.operand.data_ptr();
+      product_into(own.operand.narrow(0, 0, alive), dir.dh_out.narrow(0, at, alive), w.w_hr);
+      s.d_operand = own.operand.data_ptr();
     }
     for (int p = layer_.cell.phases - 1; p >= 0; --p) {
       check_launch(c_.kernels.backward[p](dir.b, s, c_.stream));
       if (!layer_.cell.recurrent) continue;
       const int64_t first = layer_.cell.phase_begin[p] * layer_.hidden;
       const int64_t count = layer_.cell.phase_begin[p + 1] * layer_.hidden - first;
-      const at::Tensor& out = p > 0 ? dir.operand : dir.product;
+      const at::Tensor& out = p > 0 ? own.operand : own.product;
       product_into(out.narrow(0, 0, alive), dir.dgh.narrow(0, at, alive).narrow(1, first, count),
                    w.w_hh.narrow(0, first, count));
       if (p > 0) s.d_operand = out.data_ptr();
     }
-    dir.walked = true;
+    own.walked = true;
   }
 
-  // One direction of a chunk; `first`: the first that is walked.
-  void walk(int64_t d, const Chunk& chunk, bool first) {
-    auto& dir = directions_[d];
-    auto& g = dir.grads;
-    const int64_t H = layer_.hidden;
-    at::Tensor entering;
-    if (lean_ || g.w_hh.defined()) entering = gather(c_.kernels.entering, layer_.width, d, chunk);
-    if (lean_) recompute(d, chunk, entering);
-    for (int64_t k = chunk.k1 - 1; k >= chunk.k0; --k) walk_step(d, k, chunk);
-
-    const at::Tensor dgx = dir.dgx.narrow(0, 0, chunk.rows()), dgh = dir.dgh.narrow(0, 0, chunk.rows());
-    const at::Tensor x = c_.x.narrow(0, chunk.r0, chunk.rows());
-    if (dx_.defined())
-      accumulate(layer_.directions == 1, dx_.narrow(0, chunk.r0, chunk.rows()), dgx, c_.weights[d].w_ih);
-    std::vector<at::Tensor> operands{entering};
-    if (g.w_hh.defined())
-      for (int p = 1; p < layer_.cell.phases; ++p) operands.push_back(gather(c_.kernels.operand[p], H, d, chunk));
-    at::Tensor unprojected, dh_out;
-    if (g.w_hr.defined()) {
-      unprojected = gather(c_.kernels.unprojected, H, d, chunk);
-      dh_out = dir.dh_out.narrow(0, 0, chunk.rows());
-    }
-    const at::Tensor d_unit = g.w_unit.defined() ? unit_gradient(d, chunk) : at::Tensor();
-    for (int64_t i = 0; i < std::max<int64_t>(needs_.groups, 1); ++i) {
-      // The rows and gradients of a group, or all of them.
-      const auto rows = [&](const at::Tensor& t) {
-        if (needs_.groups == 0) return t;
-        const int64_t each = layer_.batch / needs_.groups;
-        return t.view({-1, needs_.groups, each, t.size(1)}).select(1, i).reshape({-1, t.size(1)});
-      };
-      const auto of = [&](const at::Tensor& t) { return needs_.groups == 0 ? t : t[i]; };
-      const at::Tensor dgx_i = rows(dgx), dgh_i = rows(dgh);
-      if (g.w_ih.defined()) accumulate(first, of(g.w_ih), dgx_i.t(), rows(x));
-      if (g.b_ih.defined()) accumulate_sum(first, of(g.b_ih), dgx_i);
-      if (g.b_hh.defined()) accumulate_sum(first, of(g.b_hh), dgh_i);
-      if (g.w_hh.defined()) {
-        for (int p = 0; p < layer_.cell.phases; ++p) {
-          const int64_t begin = layer_.cell.phase_begin[p] * H, count = layer_.cell.phase_begin[p + 1] * H - begin;
-          accumulate(first, of(g.w_hh).narrow(0, begin, count), dgh_i.narrow(1, begin, count).t(), rows(operands[p]));
-        }
-      }
-      if (g.w_hr.defined()) accumulate(first, of(g.w_hr), rows(dh_out).t(), rows(unprojected));
-      if (g.w_unit.defined()) accumulate_sum(first, of(g.w_unit), rows(d_unit));
+  void finish() override {
+    for (int64_t d = 0; d < layer_.directions; ++d) {
+      cuda::BackwardStep s;
+      s.after = c_.step(0, d);
+      if (steps_[d].walked) s.product = row_pointer(steps_[d].product, 0);
+      check_launch(c_.kernels.finish(directions_[d].b, layer_.batch, s, c_.stream));
     }
   }
 
-  // out = a b for what is written first, out += a b for the others.
-  void accumulate(bool first, at::Tensor out, const at::Tensor& a, const at::Tensor& b) const {
-    if (first) return product_into(out, a, b);
-    const at::Tensor more = at::empty_like(out);
-    product_into(more, a, b);
-    out.add_(more);
-  }
-  void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) const {
-    const at::Tensor sum = rows.sum(0, /*keepdim=*/false, layer_.compute);
-    first ? out.copy_(sum) : out.add_(sum);
-  }
-
-  SequenceGradients results() const {
-    const auto given = [&](bool wanted, const at::Tensor& t) {
-      return wanted && t.defined() ? t.to(layer_.dtype) : at::empty({0}, data_);
-    };
-    std::vector<at::Tensor> dw;
-    for (const auto& dir : directions_)
-      for (const auto& g : dir.grads.all()) dw.push_back(given(true, g));
-    return {given(needs_.x, dx_.defined() ? dx_.view(shape_) : dx_),
-            given(needs_.h0, dh_),
-            given(needs_.c0, dc_),
-            given(needs_.reset_h, dreset_h_),
-            given(needs_.reset_c, dreset_c_),
-            ddecay_h_.defined() ? ddecay_h_ : at::empty({0}, c_.compute),
-            ddecay_c_.defined() ? ddecay_c_ : at::empty({0}, c_.compute),
-            dw};
-  }
-
-  CudaLayer c_;
-  const Layer& layer_;
-  const Needs& needs_;
-  const at::TensorOptions data_;
-  const at::IntArrayRef shape_;
-  at::Tensor y_, c_all_, saved_, grad_y_, grad_c_all_, dh_, dc_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, dx_;
-  bool lean_ = false;
-  int64_t steps_ = 1;
-  std::vector<DirectionBackward> directions_;
+  struct OfStep {
+    at::Tensor product, operand;
+    bool walked = false;  // `product` is that of the step after
+  };
+  std::vector<OfStep> steps_;
 };
 
 }  // namespace
 
 SequenceGradients stepwise_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs) {
-  return LayerBackward(a, s, layer, needs).run();
+  return StepwiseBackward(a, s, layer, needs).run();
 }
 
 }  // namespace seq::ops

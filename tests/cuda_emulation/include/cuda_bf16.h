@@ -17,3 +17,5 @@ inline __nv_bfloat16 __float2bfloat16_rn(float f) {
   const uint32_t bits = std::bit_cast<uint32_t>(f);
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
+
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 h) { return h.bits; }

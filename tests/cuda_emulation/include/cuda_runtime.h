@@ -1,6 +1,8 @@
 // The CUDA names that csrc/cuda uses, over the emulator.
 #pragma once
 
+#include <bit>
+#include <cstdint>
 #include <tuple>
 #include <utility>
 
@@ -9,11 +11,29 @@
 #define __global__
 #define __device__
 #define __host__
+#define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
 #define __CUDA_ARCH_LIST__ 800
 
 using dim3 = emulation::Dim3;
 using cudaStream_t = void*;
+
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
+inline float __uint_as_float(unsigned v) { return std::bit_cast<float>(v); }
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorLaunchFailure };
 
@@ -24,25 +44,55 @@ inline const char* last_error = nullptr;
 inline const char* cudaGetErrorString(cudaError_t) { return emulation::last_error; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+};
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors
+                                                       : static_cast<int>(emulation::kSharedBytes);
+  return cudaSuccess;
+}
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributeNonPortableClusterSizeAllowed };
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
+
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
   cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  const size_t parameter_bytes = (sizeof(Parameters) + ... + 0);
-  emulation::last_error =
-      emulation::refusal(config->gridDim, config->blockDim, config->dynamicSmemBytes, parameter_bytes);
+  const emulation::Launch launch{config->gridDim, config->blockDim,
+                                 config->numAttrs > 0 ? config->attrs->val.clusterDim.x : 1, config->dynamicSmemBytes,
+                                 config->stream};
+  emulation::last_error = emulation::refusal(launch, (sizeof(Parameters) + ... + 0));
   if (emulation::last_error) return cudaErrorInvalidConfiguration;
   const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
-  const bool done = emulation::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream,
-                                   [&] { std::apply(kernel, values); });
-  if (done) return cudaSuccess;
-  emulation::last_error = "deadlock: every thread waits";
-  return cudaErrorLaunchFailure;
+  emulation::last_error = emulation::run(launch, [&] { std::apply(kernel, values); });
+  return emulation::last_error ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
 inline void __syncthreads() { emulation::block_barrier(); }

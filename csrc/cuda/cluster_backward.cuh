@@ -1,0 +1,339 @@
+// The backward walk of engine "cluster", from the last step to the first.
+//
+// Block r of a cluster owns the same unit groups as in the forward walk: it computes their gates' gradients dgh, and
+// multiplies them with their rows of W_hh. What that gives is a part of dh of all units of the step before, which is
+// pushed to their owners, one slot for each block that it comes from; the owner adds the slots in order. Sums of
+// float32 cross the cluster once, whatever the number of gates.
+//
+// Resident for the whole launch: the rows of W_hh, transposed, in registers and, what does not fit there, in shared
+// memory; the gradients of the own units' states, float32 in shared memory; the slots, twice: those of step n of a tile
+// in buffer n % 2, with one barrier.
+//
+// A step of a tile: the warps of the own groups wait for the slots -> add them -> cell -> dgh as operands into shared
+// memory; then all warps, each for its groups of dh: multiply -> push. What the cell reads is loaded a turn ahead.
+// Nothing says that a slot is free again, since whoever pushes for step n + 2 has had the slots of step n + 1 from
+// every block, which pushed them after all its warps had read the slots of step n.
+#pragma once
+
+#include "cuda/cluster_common.cuh"
+
+namespace seq::cuda {
+
+namespace {
+
+using BackwardArguments = ClusterArguments<ClusterBackward, BackwardLayout>;
+
+// What else the cell reads for the four values of a lane, and whether the step begins with a reset.
+template <int kStates>
+struct BackwardAhead {
+  float entering[kStates][4], leaving[kStates][4], grad[kStates][4];
+  bool reset[2];
+};
+
+template <class Cell, class P>
+struct ClusterBackwardKernel {
+  using S = typename P::Data;
+  using L = Lane<float>;
+  using Traits = CellTraits<Cell>;
+  static constexpr int kGates = Traits::kGates, kStates = Traits::kStates, kSaved = Traits::kSaved;
+  static constexpr int kDepths = P::kDepths;
+  using Ahead = BackwardAhead<kStates>;
+
+  const ClusterBackward& c;
+  const Backward& w;
+  const ClusterShape& shape;
+  const BackwardLayout& at;
+  const Thread me;
+  const int H, owned, group;  // owned: groups of this block; group: of this warp, where it leads one
+
+  __device__ ClusterBackwardKernel(const BackwardArguments& a, const Thread& me)
+      : c(a.walks[me.direction]),
+        w(c.walk),
+        shape(a.shape),
+        at(a.at),
+        me(me),
+        H(static_cast<int>(w.hidden)),
+        owned(smaller(shape.owned, shape.groups - me.rank * shape.owned)),
+        group(me.rank * shape.owned + me.warp) {}
+
+  __device__ __forceinline__ bool leads() const { return me.warp < owned; }
+  __device__ __forceinline__ int unit(int i) const { return group * kGroupUnits + me.unit(i); }
+  __device__ __forceinline__ TileRow row(int tile, int i) const {
+    return shared_at<TileRow>(at.rows)[tile * kTileRows + me.row(i)];
+  }
+  __device__ __forceinline__ TileRange range(int tile) const { return shared_at<TileRange>(at.ranges)[tile]; }
+
+  __device__ __forceinline__ ByteBarrier* barrier(int tile, int n) const {
+    return shared_at<ByteBarrier>(at.barriers) + tile * 2 + n % 2;
+  }
+  // The slot of what block `from` gives to group `of_owner` of its owner.
+  __device__ __forceinline__ float4* slot(int tile, int n, int from, int of_owner) const {
+    return shared_at<float4>(at.partial) +
+           (((tile * 2 + n % 2) * shape.blocks + from) * shape.owned + of_owner) * kWarpLanes + me.lane;
+  }
+  // The operands of all gates of the own groups; `turn` counts the turns of the block.
+  __device__ __forceinline__ uint2* operand(int turn, int gate, int own) const {
+    return shared_at<uint2>(at.operand) + (((turn % 2) * kGates + gate) * owned + own) * kDepths * kWarpLanes;
+  }
+  __device__ __forceinline__ float& own_grad(int tile, int e, int i) const {
+    return shared_at<float>(at.state)[(((tile * shape.owned + me.warp) * kStates + e) * 4 + i) * kWarpLanes + me.lane];
+  }
+  __device__ __forceinline__ float& own_saved(int j, int i) const {
+    return shared_at<float>(at.saved)[((me.warp * kSaved + j) * 4 + i) * kWarpLanes + me.lane];
+  }
+  // This lane's words of the fragments that are not in registers.
+  __device__ __forceinline__ uint4* overflow() const {
+    return shared_at<uint4>(at.weights) + me.warp * at.overflow * kWarpLanes + me.lane;
+  }
+  __device__ __forceinline__ unsigned bytes_of_slots() const { return shape.blocks * owned * kLanesBytes; }
+
+  __device__ __forceinline__ void set_up() const {
+    for (int i = threadIdx.x; i < shape.tiles * 2; i += blockDim.x) {
+      ByteBarrier* const b = shared_at<ByteBarrier>(at.barriers) + i;
+      init(b);
+      expect(b, bytes_of_slots());
+    }
+    set_up_tiles(c.steps, w.lengths, me.cluster, shape, shared_at<TileRow>(at.rows), shared_at<TileRange>(at.ranges));
+    cluster_barrier();
+  }
+
+  // A warp multiplies for the groups of dh number warp, warp + warps, ..., counted from the block's own, so that blocks
+  // push to different ones; a group takes the fragments of all depths: gate by gate, own group by own group.
+  __device__ __forceinline__ int depths() const { return kGates * owned * kDepths; }
+  __device__ __forceinline__ int groups_of_warp() const { return divided_up(shape.groups - me.warp, shape.warps); }
+  __device__ __forceinline__ int dh_group(int number) const {
+    const int g = me.rank * shape.owned + me.warp + number * shape.warps;
+    return g < shape.groups ? g : g - shape.groups;
+  }
+
+  __device__ __forceinline__ void load_weights(uint32_t (&resident)[kResident][4]) const {
+    const int count = groups_of_warp() * depths();
+    // Of this warp's fragment number f.
+    const auto packed = [&](int f) {
+      const int number = f / depths(), gate = f % depths() / (owned * kDepths), rest = f % (owned * kDepths);
+      const int64_t at = dh_group(number) * kGates + gate;
+      return static_cast<const uint4*>(c.weights) +
+             ((at * shape.groups + me.rank * shape.owned) * kDepths + rest) * kWarpLanes + me.lane;
+    };
+#pragma unroll
+    for (int f = 0; f < kResident; ++f) load_fragment(resident[f], packed(f < count ? f : 0));
+    for (int f = kResident; f < count; ++f) overflow()[(f - kResident) * kWarpLanes] = *packed(f);
+  }
+
+  // The products of a warp, fragment by fragment; what a group gets goes to its owner.
+  struct Product {
+    const ClusterBackwardKernel& kernel;
+    const uint2* const b;
+    const int tile, depths;
+    const int n;
+    int depth = 0, number = 0;
+    float sums[4] = {};
+
+    __device__ __forceinline__ uint2 operand() const { return b[depth * kWarpLanes]; }
+    __device__ __forceinline__ void advance() {
+      if (++depth < depths) return;
+      const int to = kernel.dh_group(number++), owner = to / kernel.shape.owned;
+      push(kernel.slot(tile, n, kernel.me.rank, to - owner * kernel.shape.owned),
+           make_float4(sums[0], sums[1], sums[2], sums[3]), kernel.barrier(tile, n), owner);
+      depth = 0;
+      sums[0] = sums[1] = sums[2] = sums[3] = 0;
+    }
+  };
+
+  __device__ __forceinline__ void multiply(int turn, int tile, int n, const uint32_t (&resident)[kResident][4]) const {
+    const int count = groups_of_warp() * depths();
+    Product product{*this, operand(turn, 0, 0) + me.lane, tile, depths(), n};
+#pragma unroll
+    for (int f = 0; f < kResident; ++f) {
+      if (f < count) {
+        P::multiply(product.sums, resident[f], product.operand());
+        product.advance();
+      }
+    }
+    for (int f = kResident; f < count; ++f) {
+      uint32_t a[4];
+      load_fragment(a, overflow() + (f - kResident) * kWarpLanes);
+      P::multiply(product.sums, a, product.operand());
+      product.advance();
+    }
+  }
+
+  __device__ __forceinline__ bool is_reset(const TileRow& row, int t) const {
+    return w.resets && t < row.end && w.resets[first_row(c.steps, t) + row.row];
+  }
+  // Where state e, h or one beside it, of a row lies in [B, H] or [S-1][B, H].
+  __device__ __forceinline__ int64_t at_state(int e, int64_t row, int i) const {
+    return (e > 0 ? e - 1 : 0) * w.state_plane + row * w.hidden + unit(i);
+  }
+  // State e that left the step of a data row.
+  __device__ __forceinline__ float left(int e, int64_t data_row, int i) const {
+    if (e == 0) return load<S>(w.y, data_row * w.y_stride + unit(i)).v;
+    return load<float>(w.c_all, (e - 1) * w.c_all_plane + data_row * w.hidden + unit(i)).v;
+  }
+
+  __device__ __forceinline__ void load_ahead(Ahead& ahead, int k, int tile) const {
+    const int t = time_of(c.steps, k);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const TileRow r = row(tile, i);
+      if (i < 2) ahead.reset[i] = is_reset(r, t);
+      if (t >= r.end || unit(i) >= H) continue;
+      const int64_t now = first_row(c.steps, t) + r.row;
+      const int t_before = time_of(c.steps, k - 1);
+      const bool follows = !(c.steps.begins && k == 0) && t_before < r.end && !ahead.reset[i & 1];
+      const int64_t before = follows ? first_row(c.steps, t_before) + r.row : 0;
+#pragma unroll
+      for (int j = 0; j < kSaved; ++j)
+        copy_ahead(&own_saved(j, i),
+                   static_cast<const float*>(c.saved) + ((now - c.saved_first) * kSaved + j) * w.hidden + unit(i),
+                   true);
+#pragma unroll
+      for (int e = 0; e < kStates; ++e) {
+        const void* reset = e == 0 ? w.reset_h : w.reset_c;
+        const void* initial = e == 0 ? w.h0 : w.c0;
+        ahead.leaving[e][i] = left(e, now, i);
+        ahead.entering[e][i] = follows ? left(e, before, i)
+                                       : load_or_zero<S>(ahead.reset[i & 1] ? reset : initial, at_state(e, r.row, i)).v;
+        const void* grad = e == 0 ? w.dy : w.dc_all;
+        const int64_t at = e == 0 ? now * w.dy_stride : (e - 1) * w.c_all_plane + now * w.hidden;
+        ahead.grad[e][i] = e == 0 ? load_or_zero<S>(grad, at + unit(i)).v : load_or_zero<float>(grad, at + unit(i)).v;
+      }
+    }
+  }
+
+  // The gradients of the states that enter step n, which the step before has left: the slots are added to dh, and where
+  // the step began with a reset, its state takes them all.
+  __device__ __forceinline__ void receive(int tile, int n, const bool (&reset)[2]) const {
+    ByteBarrier* b = barrier(tile, n);
+    wait(b, n / 2 % 2);
+    if (me.warp == 0 && me.lane == 0) expect(b, bytes_of_slots());
+    float sums[4] = {};
+    for (int from = 0; from < shape.blocks; ++from) {
+      const float4 v = *slot(tile, n, from, me.warp);
+      sums[0] += v.x, sums[1] += v.y, sums[2] += v.z, sums[3] += v.w;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      own_grad(tile, 0, i) += sums[i];
+      if (!reset[i & 1] || unit(i) >= H) continue;
+#pragma unroll
+      for (int e = 0; e < kStates; ++e) {
+        float* const to = static_cast<float*>(e == 0 ? w.dreset_h : w.dreset_c);
+        if (to) to[at_state(e, row(tile, i).row, i)] += own_grad(tile, e, i);
+        own_grad(tile, e, i) = 0;
+      }
+    }
+  }
+
+  // The gates' gradients, as operands for the products and into memory.
+  __device__ __forceinline__ void compute(const Ahead& ahead, int k, int tile, int turn) const {
+    const int t = time_of(c.steps, k);
+    const int64_t first = first_row(c.steps, t) - c.gates_first;
+    float dgx[kGates][4], dgh[kGates][4];
+    wait_for_copies();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const TileRow r = row(tile, i);
+      const bool part = t < r.end && unit(i) < H;
+      L saved[kSaved > 0 ? kSaved : 1], entering[kStates], leaving[kStates], ds[kStates], dx[kGates], dh[kGates];
+#pragma unroll
+      for (int j = 0; j < kSaved; ++j) saved[j] = L(own_saved(j, i));
+#pragma unroll
+      for (int e = 0; e < kStates; ++e) {
+        entering[e] = L(ahead.entering[e][i]), leaving[e] = L(ahead.leaving[e][i]);
+        ds[e] = L(own_grad(tile, e, i) + ahead.grad[e][i]);
+      }
+      Traits::template backward<0>(saved, entering, leaving, static_cast<const L*>(nullptr), ds, L(0), dx, dh);
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate)
+        dgx[gate][i] = part ? dx[gate].v : 0.f, dgh[gate][i] = part ? dh[gate].v : 0.f;
+#pragma unroll
+      for (int e = 0; e < kStates; ++e)
+        if (part) own_grad(tile, e, i) = ds[e].v;
+    }
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      uint2* const to = operand(turn, gate, me.warp);
+      P::spread(dgh[gate], me.lane, [&](int slot, uint2 value) { to[slot] = value; });
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const TileRow r = row(tile, i);
+      if (t >= r.end || unit(i) >= H) continue;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) {
+        const int64_t at = ((first + r.row) * kGates + gate) * w.hidden + unit(i);
+        store<S>(c.dgx, at, L(dgx[gate][i]));
+        if (!Traits::kSameGrads) store<S>(c.dgh, at, L(dgh[gate][i]));
+      }
+    }
+  }
+
+  // The gradients of the states of a tile that leave its last step of the launch, or enter its first.
+  template <class Move>
+  __device__ __forceinline__ void for_grads(int tile, const Move& move) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const TileRow r = row(tile, i);
+#pragma unroll
+      for (int e = 0; e < kStates; ++e) {
+        float* const all = static_cast<float*>(e == 0 ? w.dh : w.dc);
+        move(r.row >= 0 && unit(i) < H ? all + at_state(e, r.row, i) : nullptr, own_grad(tile, e, i));
+      }
+    }
+  }
+  template <class Call>
+  __device__ __forceinline__ void for_tiles(const Call& call) const {
+    for (int tile = 0; tile < shape.tiles; ++tile)
+      if (leads() && range(tile).begin < range(tile).end) call(tile);
+  }
+
+  __device__ __forceinline__ void run() const {
+    set_up();
+    uint32_t resident[kResident][4];
+    load_weights(resident);
+    const Turns turns(shared_at<TileRange>(at.ranges), shape.tiles, -1);
+    Turns::Turn turn = turns.first();
+    Ahead ahead{};
+    for_tiles([&](int tile) { for_grads(tile, [](const float* from, float& own) { own = from ? *from : 0.f; }); });
+    if (leads() && turn.exists) load_ahead(ahead, turn.k, turn.tile);
+    for (int count = 0; turn.exists; ++count) {
+      const Turns::Turn next = turns.after(turn);
+      const int n = range(turn.tile).end - 1 - turn.k;
+      if (leads()) {
+        if (n > 0) {
+          bool reset[2];
+          for (int i = 0; i < 2; ++i) reset[i] = is_reset(row(turn.tile, i), time_of(c.steps, turn.k + 1));
+          receive(turn.tile, n - 1, reset);
+        }
+        compute(ahead, turn.k, turn.tile, count);
+        if (next.exists) load_ahead(ahead, next.k, next.tile);
+      }
+      __syncthreads();
+      multiply(count, turn.tile, n, resident);
+      turn = next;
+    }
+    for_tiles([&](int tile) {
+      bool reset[2];
+      for (int i = 0; i < 2; ++i) reset[i] = is_reset(row(tile, i), time_of(c.steps, range(tile).begin));
+      receive(tile, range(tile).end - range(tile).begin - 1, reset);
+      for_grads(tile, [](float* to, float own) {
+        if (to) *to = own;
+      });
+    });
+    cluster_barrier();  // a block that has ended has no shared memory to push to
+  }
+};
+
+template <class Cell, Math kMath>
+__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 1)
+    cluster_backward(const __grid_constant__ BackwardArguments a) {
+  if constexpr (kHasClusters) {
+    const Thread me(a.shape, a.directions);
+    ClusterBackwardKernel<Cell, Products<kMath>>(a, me).run();
+  }
+}
+
+}  // namespace
+
+}  // namespace seq::cuda

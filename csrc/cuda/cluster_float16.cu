@@ -1,0 +1,3 @@
+#include "cuda/cluster.inl.cuh"
+
+template const seq::cuda::ClusterKernels* seq::cuda::cluster_kernels_for<seq::cuda::Math::kFloat16>(int);

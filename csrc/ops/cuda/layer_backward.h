@@ -1,0 +1,67 @@
+// The backward of a layer on CUDA, in chunks of time from the last to the first. A chunk: what lean training did not
+// keep is computed again by one product, the gates' gradients are walked, which each engine does in its own way, and dW
+// and dx follow by one product each.
+#pragma once
+
+#include "ops/cuda/common.h"
+#include "ops/gradients.h"
+
+namespace seq::ops {
+
+struct DirectionBackward {
+  DirectionWeights grads;  // in the type of computation
+  cuda::Backward b;
+  at::Tensor dgx, dgh, dh_out;  // of a chunk, in the type of the data
+  at::Tensor saved;             // kept by the forward, or of a chunk
+  at::Tensor entering;          // of a chunk, the h that entered each step, where it is needed
+};
+
+class LayerBackward {
+ public:
+  LayerBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs, int64_t most_steps);
+  virtual ~LayerBackward() = default;
+
+  SequenceGradients run();
+
+ protected:
+  // From the states' gradients, dh and dc, after the steps from k0 to k1 to those before, and the gates' gradients of
+  // the steps.
+  virtual void walk(int64_t k0, int64_t k1) = 0;
+  // After all chunks.
+  virtual void finish() {}
+
+  // The data row of saved[0] of a chunk.
+  int64_t saved_first(const Chunk& chunk) const { return lean_ ? chunk.r0 : 0; }
+
+  CudaLayer c_;
+  const Layer& layer_;
+  std::vector<DirectionBackward> directions_;
+
+ private:
+  void set_up(int64_t d, int64_t rows);
+
+  // call(table, rows of the table within the chunk) for the steps of a chunk, table by table.
+  template <class Call>
+  void for_tables(int64_t d, const Chunk& chunk, const Call& call) const;
+  using Gather = cuda::Error (*)(const cuda::Walk&, const cuda::StepTable&, const cuda::Rows&, cuda::Stream);
+  at::Tensor gather(Gather kernel, int64_t width, int64_t d, const Chunk& chunk) const;
+  // What each row adds to the gradients of the unit weights.
+  at::Tensor unit_gradient(int64_t d, const Chunk& chunk) const;
+  // The gates that lean training did not keep.
+  void recompute(int64_t d, const Chunk& chunk);
+  // dx and dW of a chunk that has been walked; `first`: the first that was.
+  void multiply(int64_t d, const Chunk& chunk, bool first);
+  // out = a b for what is written first, out += a b for the others.
+  void accumulate(bool first, at::Tensor out, const at::Tensor& a, const at::Tensor& b) const;
+  void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) const;
+  SequenceGradients results() const;
+
+  const Needs& needs_;
+  const at::TensorOptions data_;
+  const at::IntArrayRef shape_;
+  at::Tensor y_, c_all_, saved_, grad_y_, grad_c_all_, dh_, dc_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, dx_;
+  bool lean_ = false;
+  int64_t steps_ = 1;
+};
+
+}  // namespace seq::ops

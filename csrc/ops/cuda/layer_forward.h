@@ -1,0 +1,37 @@
+// The forward of a layer on CUDA, in chunks of time. What all engines share; each walks a chunk in its own way.
+#pragma once
+
+#include "ops/cuda/common.h"
+
+namespace seq::ops {
+
+struct DirectionForward {
+  cuda::Forward f;
+  at::Tensor h, gx, saved;  // gx: of a chunk; saved: kept for the backward
+};
+
+class LayerForward {
+ public:
+  // most_steps: of a chunk.
+  LayerForward(const Arguments& a, const Layer& layer, const Kept& kept, int64_t most_steps);
+  virtual ~LayerForward() = default;
+
+  SequenceResult run();
+
+ protected:
+  // The steps of direction d from k0 to k1, whose input products are done.
+  virtual void walk_direction(int64_t /*d*/, const Chunk&) {}
+  // The same for all directions, after that.
+  virtual void walk(int64_t /*k0*/, int64_t /*k1*/) {}
+
+  const CudaLayer c_;
+  const Layer& layer_;
+  const Kept& kept_;
+  at::Tensor y_, h_n_, c_n_, c_all_, saved_;
+  std::vector<DirectionForward> directions_;
+
+ private:
+  const int64_t steps_;
+};
+
+}  // namespace seq::ops

@@ -1,0 +1,133 @@
+"""Engine "cluster" where its layout changes: blocks, tiles, weights beyond the registers; TF32; faults; refusals."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import cuda_emulation
+import pytest
+import torch
+from walks import Problem, assert_results, joined, op_outputs_and_gradients, outputs_and_gradients
+
+from seqcuda.testing import assert_within_rule
+
+MATH = {"tf32": 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+RAGGED = {"reverse": (False, True), "ragged": "lengths", "resets": True}
+
+
+@pytest.fixture(scope="module")
+def emulated():
+    return cuda_emulation.load()
+
+
+def run(emulated, problem: Problem, dtype: torch.dtype) -> list[torch.Tensor]:
+    return op_outputs_and_gradients(problem, dtype, emulated, engine="cluster")
+
+
+def check(emulated, problem: Problem, dtype: torch.dtype) -> None:
+    assert_results(problem, dtype, run(emulated, problem, dtype))
+
+
+def shapes(emulated, problem: Problem, math) -> list[tuple[int, ...]]:
+    """Forward and backward: blocks and tiles of a cluster, clusters of a direction, fragments in shared memory."""
+    sizes = (problem.cell, problem.B, problem.H, len(problem.reverse), MATH[math])
+    return [tuple(emulated.cluster_shape(*sizes, backward)) for backward in (False, True)]
+
+
+@contextmanager
+def knob(setter, value, usual):
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(usual)
+
+
+@pytest.mark.parametrize(
+    ("cell", "H", "dtype"),
+    [("lstm", 150, torch.bfloat16), ("gru", 260, torch.float16), ("lstm", 140, torch.float32)],
+    ids=str,
+)
+def test_several_blocks(emulated, cell, H, dtype):
+    problem = Problem(cell, T=3, B=11, H=H, **RAGGED)
+    assert all(blocks > 1 for blocks, *_ in shapes(emulated, problem, dtype))
+    check(emulated, problem, dtype)
+
+
+def test_sixteen_blocks(emulated):
+    problem = Problem("rnn_tanh", T=3, B=9, H=256)
+    assert [blocks for blocks, *_ in shapes(emulated, problem, torch.bfloat16)] == [16, 16]
+    check(emulated, problem, torch.bfloat16)
+
+
+@pytest.mark.parametrize("options", [RAGGED, {"ragged": "packed", "resets": True, "reverse": (True,)}], ids=str)
+def test_several_tiles(emulated, options):
+    problem = Problem("lstm", T=5, B=45, H=40, **options)
+    with knob(emulated.set_multiprocessors, 2, 132):
+        assert all(tiles > 2 for _, tiles, *_ in shapes(emulated, problem, torch.bfloat16))
+        check(emulated, problem, torch.bfloat16)
+
+
+def test_weights_beyond_the_registers(emulated):
+    problem = Problem("lstm", T=2, B=3, H=384)
+    assert all(overflow > 0 for *_, overflow in shapes(emulated, problem, torch.float32))
+    check(emulated, problem, torch.float32)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_tf32(emulated, cell):
+    """TF32 has the mantissa of float16, so that the rival is the reference in float16."""
+    problem = Problem(cell, T=5, B=9, H=70, **RAGGED)
+    exact = outputs_and_gradients(problem, torch.float64, "reference")
+    rival = [t.float() for t in outputs_and_gradients(problem, torch.float16, "reference")]
+    true = run(emulated, problem, torch.float32)
+    with knob(emulated.set_tf32, True, False):
+        ours = run(emulated, problem, torch.float32)
+    assert_within_rule(joined(ours), joined(rival), joined(exact))
+    assert not torch.equal(joined(ours), joined(true))
+
+
+@pytest.mark.parametrize("save", ["all", "states"])
+def test_more_steps_than_a_table_holds(emulated, save):
+    problem = Problem("gru", T=270, B=3, H=5, reverse=(False, True), ragged="packed", resets=True, save=save)
+    check(emulated, problem, torch.float32)
+
+
+def test_more_steps_than_a_chunk_holds(emulated):
+    """A chunk of this layer is 2 steps."""
+    problem = Problem("lstm", T=4, B=45_000, H=16, reverse=(True,), ragged="lengths", resets=True, save="states")
+    check(emulated, problem, torch.bfloat16)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn_tanh"])
+@pytest.mark.parametrize("name", ["no barriers", "shifted index"])
+def test_faults_are_noticed(emulated, cell, name):
+    problem = Problem(cell, T=3, B=8, H=150)
+    with knob(emulated.set_fault, name, "none"), pytest.raises(AssertionError):
+        check(emulated, problem, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("problem", "dtype", "message"),
+    [
+        (Problem("lstm"), torch.float64, "no float64"),
+        (Problem("lstm", P=3), torch.float32, "no projection"),
+        (Problem("gru_reset_before"), torch.float32, "gru_reset_before has more than one phase"),
+        (Problem("lstm_peephole"), torch.float32, "lstm_peephole has .* parameters"),
+        (Problem("lstm", factors=("decay",)), torch.float32, "no factors between the steps"),
+        (Problem("lstm", detach_every=2), torch.float32, "no detach_every"),
+        (Problem("lstm", T=1, B=1, H=1024), torch.bfloat16, "8192 KiB for 1024 hidden units.* cluster of 16 blocks"),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_run_is_refused(emulated, problem, dtype, message):
+    with pytest.raises(RuntimeError, match=f"engine cluster cannot run this layer: .*{message}"):
+        run(emulated, problem, dtype)
+
+
+def test_an_older_gpu_is_refused(emulated):
+    with (
+        knob(emulated.set_capability, 89, 90),
+        pytest.raises(RuntimeError, match="compute capability 9.0 or newer"),
+    ):
+        run(emulated, Problem("lstm"), torch.float32)
