@@ -114,6 +114,7 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def("cluster_shape(str cell, int batch, int hidden, int directions, int math, bool backward) -> int[]",
         &cluster_shape);
   m.def("set_multiprocessors(int count) -> ()", [](int64_t n) { emulation::multiprocessors = static_cast<int>(n); });
+  m.def("set_chunk_bytes(int bytes) -> ()", [](int64_t bytes) { seq::ops::cuda_chunk_bytes = bytes; });
   m.def("set_tf32(bool allowed) -> ()", [](bool allowed) { emulated_tf32 = allowed; });
   m.def("exchange(int blocks, int bytes, bool waits) -> Tensor", &exchange);
   m.def("multiply(str type, Tensor a, Tensor b) -> Tensor", &multiply);

@@ -7,7 +7,8 @@
 
 namespace seq::ops {
 
-constexpr int64_t kCudaChunkBytes = 32 << 20;  // of the gates of a chunk: within the L2 of a large GPU
+// Of the gates of a chunk: within the L2 of a large GPU. Tests make it smaller.
+inline int64_t cuda_chunk_bytes = 32 << 20;
 
 inline void check_launch(cuda::Error error) {
   TORCH_CHECK(error == nullptr, "seqcuda: a kernel could not be launched: ", error);

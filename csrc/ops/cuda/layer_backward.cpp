@@ -28,7 +28,7 @@ LayerBackward::LayerBackward(const Arguments& a, const Saved& s, const Layer& la
     const at::Tensor t = at::arange(layer.steps, c_.lengths.options()).unsqueeze(1);
     c_.x = c_.x.masked_fill(t.ge(c_.lengths).view({layer.rows, 1}), 0);
   }
-  steps_ = std::min(steps_per_chunk(layer, kCudaChunkBytes, 1), most_steps);
+  steps_ = std::min(steps_per_chunk(layer, cuda_chunk_bytes, 1), most_steps);
   directions_.resize(D);
   for (int64_t d = 0; d < D; ++d) set_up(d, std::min(steps_ * B, layer.rows));
 }

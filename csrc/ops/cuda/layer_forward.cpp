@@ -7,7 +7,7 @@ LayerForward::LayerForward(const Arguments& a, const Layer& layer, const Kept& k
       layer_(layer),
       kept_(kept),
       directions_(layer.directions),
-      steps_(std::min(steps_per_chunk(layer, kCudaChunkBytes, 1), most_steps)) {
+      steps_(std::min(steps_per_chunk(layer, cuda_chunk_bytes, 1), most_steps)) {
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
   const auto data = a.x.options();
   y_ = at::empty({layer.rows, D * P}, data), h_n_ = at::empty({D, B, P}, data);
