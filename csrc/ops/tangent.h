@@ -49,9 +49,9 @@ TangentResult sequence_tangent(std::string cell, at::Tensor x, OptionalTensors w
   TORCH_CHECK(directions.size() == kBesideWeights + weights.size(), "seqcuda: directions must have ",
               kBesideWeights + weights.size(), " entries, got ", directions.size());
   TangentArguments a;
-  a.inputs =
-      arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
-                std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse, {}, 0, {});
+  a.inputs = arguments(std::move(cell), std::move(x), weights, std::move(h0), std::move(c0), std::move(lengths),
+                       std::move(batch_sizes), std::move(resets), std::move(reset_h), std::move(reset_c), reverse, {},
+                       0, c10::List<double>());
   auto& v = a.directions;
   v.x = directions.get(0).value_or(at::Tensor());
   v.h0 = directions.get(1), v.c0 = directions.get(2), v.reset_h = directions.get(6), v.reset_c = directions.get(7);
