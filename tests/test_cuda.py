@@ -3,6 +3,7 @@ Then the emulation itself: faults that it must notice, and the sanitizers."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -102,11 +103,12 @@ def test_engine(place, engine, cell, dtype, options):
     place.check(Problem(cell, **OPTIONS[options]), dtype, engine)
 
 
-@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.options])
-def test_stepwise_with_the_options_of_a_cell(place, cell):
-    for dtype in DTYPES:
-        problem = Problem(cell, reverse=(False, True), ragged="lengths", resets=True, save="states", options=True)
-        place.check(problem, dtype)
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.options or cell.unit_names])
+def test_stepwise_with_the_parameters_of_a_cell(place, cell):
+    """Its options, and the gradients of its unit weights, beside what happens between the steps."""
+    for dtype, factors in itertools.product(DTYPES, ((), ("decay", "drop", "keep"))):
+        walk = {"reverse": (False, True), "ragged": "lengths", "resets": True, "save": "states"}
+        place.check(Problem(cell, options=True, factors=factors, **walk), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
