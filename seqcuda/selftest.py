@@ -174,8 +174,10 @@ def _inputs(cell: str, form: Form, dtype: torch.dtype) -> Inputs:
     bound = H**-0.5
     weights: list[Tensor | None] = []
     for _ in range(D):
-        weights += [uniform(G * H, I, bound=bound), uniform(G * H, H, bound=bound)]
-        weights += [uniform(G * H, bound=bound), uniform(G * H, bound=bound)] if form.bias else [None, None]
+        recurrent = CELLS[cell].recurrent
+        weights += [uniform(G * H, I, bound=bound), uniform(G * H, H, bound=bound) if recurrent else None]
+        for given in (form.bias, form.bias and recurrent):
+            weights.append(uniform(G * H, bound=bound) if given else None)
         U = len(CELLS[cell].unit_names)
         weights += [None, uniform(U * H, bound=bound) if U else None]
     rows = (sum(BATCH_SIZES),) if form.packed else (T, B)
