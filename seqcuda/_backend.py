@@ -129,7 +129,7 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
         return f"no compiled engine for {x.dtype}"
     if torch.jit.is_tracing():
         return "torch.jit.trace records the operations of the reference"
-    if not torch.compiler.is_compiling() and forward_mode() and not has_tangents(x.device):
+    if forward_mode() and not has_tangents(x.device):
         return f"forward-mode derivatives on device {x.device.type} go through the reference"
     return ""
 
@@ -156,7 +156,9 @@ def quick_call(
 
 
 def forward_mode() -> bool:
-    """Inside a forward-mode level, of torch.func or not."""
+    """Inside a forward-mode level, of torch.func or not, as far as a compiler does not see to that itself."""
+    if torch.compiler.is_compiling():
+        return False
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     if torch._C._functorch.peek_interpreter_stack() is None:

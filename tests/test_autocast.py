@@ -111,4 +111,4 @@ def test_with_the_additions(backend_name, kind):
     with torch.autocast("cpu", torch.bfloat16):
         y, _, states = module(x, hx, lengths=[5, 2], resets=resets, reset_state=hx, return_states="gates")
         packed, _ = module(pack_sequence([x[:, 0], x[:2, 1]]), hx)
-    assert {t.dtype for t in (y, packed.data, *(s for s in states if s is not None))} == {torch.bfloat16}
+    assert {t.dtype for t in (y, packed.data, *(s for s in states[:3] if s is not None))} == {torch.bfloat16}
