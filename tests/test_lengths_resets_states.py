@@ -220,8 +220,8 @@ def test_gates(backend_name, kind, form):
     states = module(x, **options)[2]
     if form == "unbatched":
         assert states.gates.dim() == 4
-        states = [None if s is None else s.unsqueeze(2) for s in states]
-    h, c, gates = states
+        states = [None if s is None else s.unsqueeze(2) for s in states[:3]]
+    h, c, gates = states[:3]
     assert not gates.requires_grad and h.requires_grad
     G = {"RNN": 1, "LSTM": 4, "GRU": 3}[kind]
     assert gates.shape == (6, 4, len(lengths), G, 5)
