@@ -1,38 +1,15 @@
 #include "cuda/cluster.h"
 
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <optional>
 
-#include "cuda/cluster_layout.h"
+#include "cuda/cluster_limits.h"
 
 namespace seq::cuda {
 
 namespace {
 
-// Of the current GPU.
-struct Limits {
-  int multiprocessors = 0, shared_bytes = 0;
-
-  Limits() {
-    int device = 0;
-    const auto read = [&](int* value, cudaDeviceAttr attribute) {
-      if (cudaDeviceGetAttribute(value, attribute, device) != cudaSuccess) (void)cudaGetLastError();
-    };
-    if (cudaGetDevice(&device) != cudaSuccess) (void)cudaGetLastError();
-    read(&multiprocessors, cudaDevAttrMultiProcessorCount);
-    read(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  }
-};
-
 constexpr int kMaxBlocks = 16;
-
-ClusterCell cell_of(const ClusterLayer& layer) {
-  const CellCounts& cell = kCells[layer.cell];
-  const bool half = layer.math == Math::kBfloat16 || layer.math == Math::kFloat16;
-  return {cell.gates, cell.states, cell.saved, half ? 1 : 2};
-}
 
 // Clocks of a step, for choosing among shapes: estimates, until a GPU has measured them. Products of resident fragments
 // are bound by the tensor cores, the others by shared memory; a step waits at least once for what its peers push.
@@ -50,19 +27,19 @@ int64_t clocks(const ClusterShape& s, const ClusterCell& cell, Math math, int ro
 template <class Layout>
 std::optional<ClusterShape> best_shape(const ClusterLayer& layer, const Limits& limits) {
   const ClusterCell cell = cell_of(layer);
-  const int groups = divided_up(static_cast<int>(layer.hidden), kGroupUnits);
-  const int64_t tiles = std::max<int64_t>((layer.batch + kTileRows - 1) / kTileRows, 1);
+  const int groups = groups_of(layer);
+  const int64_t tiles = tiles_of(layer);
   std::optional<ClusterShape> best;
   int64_t best_clocks = 0;
   for (int blocks = 1; blocks <= std::min(kMaxBlocks, groups); ++blocks) {
     ClusterShape s;
-    s.blocks = blocks, s.groups = groups, s.owned = divided_up(groups, blocks);
+    s.blocks = blocks, s.groups = groups, s.owned = divided_up(groups, blocks), s.directions = layer.directions;
     if (s.owned > kMaxWarps || (blocks - 1) * s.owned >= groups) continue;
     s.slices = std::min({kMaxSlices, kMaxWarps / s.owned, groups});
     s.warps = std::is_same_v<Layout, ForwardLayout> ? s.owned * s.slices : std::min(kMaxWarps, groups);
     const int at_once = std::max(limits.multiprocessors / blocks / layer.directions, 1);
     const auto bytes = [&](int64_t of_tiles) {
-      s.tiles = static_cast<int>(of_tiles);
+      s.tiles = static_cast<int>(of_tiles), s.held = 2 * s.tiles;
       return Layout(s, cell).bytes;
     };
     if (bytes(1) > limits.shared_bytes) continue;
@@ -85,20 +62,13 @@ int64_t packed_bytes(const ClusterLayer& layer) {
 }
 
 std::string cluster_refusal(const ClusterLayer& layer, int capability) {
-  const CellCounts& cell = kCells[layer.cell];
-  if (!cluster_kernels(layer.cell, layer.math))
-    return std::string("cell ") + cell.name + " has more than one phase, parameters of its own or no recurrent product";
+  if (!cluster_kernels(layer.cell, layer.math)) return no_kernel(layer);
   if (capability < 90) return "it needs a GPU of compute capability 9.0 or newer";
   const Limits limits;
   if (layer.hidden <= kMaxBlocks * kMaxWarps * kGroupUnits && best_shape<ForwardLayout>(layer, limits) &&
       best_shape<BackwardLayout>(layer, limits))
     return "";
-  const ClusterCell needs = cell_of(layer);
-  const int64_t kib = (layer.hidden * layer.hidden * needs.gates * 2 * needs.depths) >> 10;
-  return "the recurrent weights, " + std::to_string(kib) + " KiB for " + std::to_string(layer.hidden) +
-         " hidden units, must fit the registers and shared memory of a cluster of " + std::to_string(kMaxBlocks) +
-         " blocks, of which each has " + std::to_string(kMaxWarps * kResident * kFragmentBytes >> 10) + " + " +
-         std::to_string(limits.shared_bytes >> 10) + " KiB, with room for the states";
+  return too_large(layer, limits, kMaxWarps, "a cluster of " + std::to_string(kMaxBlocks) + " blocks");
 }
 
 ClusterShape forward_shape(const ClusterLayer& layer) { return *best_shape<ForwardLayout>(layer, Limits()); }

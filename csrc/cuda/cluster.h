@@ -46,6 +46,14 @@ struct ClusterBackward : ClusterWalk {
   void *dgx = nullptr, *dgh = nullptr;  // S [rows, G, H]
 };
 
+// What engine "group" has in global memory: where blocks leave what they give each other, counts of that, zeros at
+// first, and in memory of the host whether a block has waited in vain.
+struct GroupMemory {
+  void* slots = nullptr;
+  unsigned long long* counts = nullptr;
+  int* failed = nullptr;
+};
+
 // How a layer lies on a GPU.
 struct ClusterShape {
   int blocks = 0;    // of a cluster
@@ -55,8 +63,11 @@ struct ClusterShape {
   int warps = 0;     // of a block
   int overflow = 0;  // fragments of weights of a warp that are not in its registers
   int tiles = 0;     // of a cluster
+  int held = 0;      // how often what blocks give each other is in shared memory: operands of all units, or slots
   int clusters = 0;  // of one direction
+  int directions = 0;
   int shared_bytes = 0;
+  int64_t slot_bytes = 0, counts = 0;  // of GroupMemory
 };
 
 // The layer, as far as its shape goes.
@@ -66,12 +77,12 @@ struct ClusterLayer {
   Math math;
 };
 
-// One cell for one kind of product; `directions` walks, one or two, side by side.
+// One cell for one kind of product; a walk for each direction, side by side.
 struct ClusterKernels {
   // w_hh S [G*H, H] -> packed_bytes(), in the order in which a walk's warps read it.
   Error (*pack)(const void* w_hh, int64_t hidden, bool backward, void* packed, Stream);
-  Error (*forward)(const ClusterForward* walks, int directions, const ClusterShape&, Stream);
-  Error (*backward)(const ClusterBackward* walks, int directions, const ClusterShape&, Stream);
+  Error (*forward)(const ClusterForward* walks, const ClusterShape&, const GroupMemory&, Stream);
+  Error (*backward)(const ClusterBackward* walks, const ClusterShape&, const GroupMemory&, Stream);
 };
 
 // By the place of the cell in cells/list.h; null where the engine does not have the cell.

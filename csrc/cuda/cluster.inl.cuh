@@ -9,21 +9,19 @@ namespace seq::cuda {
 namespace {
 
 template <class Cell, Math kMath>
-constexpr ClusterCell kClusterCell{Cell::kGates, Cell::kStates, Cell::kSaved, Products<kMath>::kDepths};
-
-template <class Cell, Math kMath>
 const ClusterKernels* cluster_table_of() {
-  using Traits = CellTraits<Cell>;
-  if constexpr (Traits::phases() == 1 && Traits::parameters() == 0 && Traits::recurrent()) {
+  if constexpr (kOnChip<Cell>) {
     static const ClusterKernels kernels{
         &launch_pack<Products<kMath>, Cell::kGates>,
-        [](const ClusterForward* walks, int directions, const ClusterShape& shape, Stream stream) {
-          return launch_walks(&cluster_forward<Cell, kMath>, walks, directions, shape, kClusterCell<Cell, kMath>,
-                              stream);
+        [](const ClusterForward* walks, const ClusterShape& shape, const GroupMemory&, Stream stream) {
+          return launch_cluster(grid_of(shape), block_of(shape), shape.blocks, shape.shared_bytes, stream,
+                                &cluster_forward<Cell, kMath, ClusterForwardExchange>,
+                                arguments_of<ForwardLayout>(walks, shape, kClusterCell<Cell, kMath>));
         },
-        [](const ClusterBackward* walks, int directions, const ClusterShape& shape, Stream stream) {
-          return launch_walks(&cluster_backward<Cell, kMath>, walks, directions, shape, kClusterCell<Cell, kMath>,
-                              stream);
+        [](const ClusterBackward* walks, const ClusterShape& shape, const GroupMemory&, Stream stream) {
+          return launch_cluster(grid_of(shape), block_of(shape), shape.blocks, shape.shared_bytes, stream,
+                                &cluster_backward<Cell, kMath, ClusterBackwardExchange>,
+                                arguments_of<BackwardLayout>(walks, shape, kClusterCell<Cell, kMath>));
         }};
     return &kernels;
   } else {

@@ -15,7 +15,7 @@
 // every block, which pushed them after all its warps had read the slots of step n.
 #pragma once
 
-#include "cuda/cluster_common.cuh"
+#include "cuda/cluster_exchange.cuh"
 
 namespace seq::cuda {
 
@@ -30,7 +30,8 @@ struct BackwardAhead {
   bool reset[2];
 };
 
-template <class Cell, class P>
+// Exchange: how blocks give each other parts of dh, as in cluster_exchange.cuh.
+template <class Cell, class P, class Exchange>
 struct ClusterBackwardKernel {
   using S = typename P::Data;
   using L = Lane<float>;
@@ -43,6 +44,7 @@ struct ClusterBackwardKernel {
   const Backward& w;
   const ClusterShape& shape;
   const BackwardLayout& at;
+  const GroupMemory& memory;
   const Thread me;
   const int H, owned, group;  // owned: groups of this block; group: of this warp, where it leads one
 
@@ -51,6 +53,7 @@ struct ClusterBackwardKernel {
         w(c.walk),
         shape(a.shape),
         at(a.at),
+        memory(a.memory),
         me(me),
         H(static_cast<int>(w.hidden)),
         owned(smaller(shape.owned, shape.groups - me.rank * shape.owned)),
@@ -63,14 +66,6 @@ struct ClusterBackwardKernel {
   }
   __device__ __forceinline__ TileRange range(int tile) const { return shared_at<TileRange>(at.ranges)[tile]; }
 
-  __device__ __forceinline__ ByteBarrier* barrier(int tile, int n) const {
-    return shared_at<ByteBarrier>(at.barriers) + tile * 2 + n % 2;
-  }
-  // The slot of what block `from` gives to group `of_owner` of its owner.
-  __device__ __forceinline__ float4* slot(int tile, int n, int from, int of_owner) const {
-    return shared_at<float4>(at.partial) +
-           (((tile * 2 + n % 2) * shape.blocks + from) * shape.owned + of_owner) * kWarpLanes + me.lane;
-  }
   // The operands of all gates of the own groups; `turn` counts the turns of the block.
   __device__ __forceinline__ uint2* operand(int turn, int gate, int own) const {
     return shared_at<uint2>(at.operand) + (((turn % 2) * kGates + gate) * owned + own) * kDepths * kWarpLanes;
@@ -85,16 +80,11 @@ struct ClusterBackwardKernel {
   __device__ __forceinline__ uint4* overflow() const {
     return shared_at<uint4>(at.weights) + me.warp * at.overflow * kWarpLanes + me.lane;
   }
-  __device__ __forceinline__ unsigned bytes_of_slots() const { return shape.blocks * owned * kLanesBytes; }
 
   __device__ __forceinline__ void set_up() const {
-    for (int i = threadIdx.x; i < shape.tiles * 2; i += blockDim.x) {
-      ByteBarrier* const b = shared_at<ByteBarrier>(at.barriers) + i;
-      init(b);
-      expect(b, bytes_of_slots());
-    }
+    Exchange::set_up(*this);
     set_up_tiles(c.steps, w.lengths, me.cluster, shape, shared_at<TileRow>(at.rows), shared_at<TileRange>(at.ranges));
-    cluster_barrier();
+    Exchange::meet();
   }
 
   // A warp multiplies for the groups of dh number warp, warp + warps, ..., counted from the block's own, so that blocks
@@ -132,9 +122,7 @@ struct ClusterBackwardKernel {
     __device__ __forceinline__ uint2 operand() const { return b[depth * kWarpLanes]; }
     __device__ __forceinline__ void advance() {
       if (++depth < depths) return;
-      const int to = kernel.dh_group(number++), owner = to / kernel.shape.owned;
-      push(kernel.slot(tile, n, kernel.me.rank, to - owner * kernel.shape.owned),
-           make_float4(sums[0], sums[1], sums[2], sums[3]), kernel.barrier(tile, n), owner);
+      Exchange::give(kernel, tile, n, kernel.dh_group(number++), make_float4(sums[0], sums[1], sums[2], sums[3]));
       depth = 0;
       sums[0] = sums[1] = sums[2] = sums[3] = 0;
     }
@@ -204,12 +192,10 @@ struct ClusterBackwardKernel {
   // The gradients of the states that enter step n, which the step before has left: the slots are added to dh, and where
   // the step began with a reset, its state takes them all.
   __device__ __forceinline__ void receive(int tile, int n, const bool (&reset)[2]) const {
-    ByteBarrier* b = barrier(tile, n);
-    wait(b, n / 2 % 2);
-    if (me.warp == 0 && me.lane == 0) expect(b, bytes_of_slots());
+    Exchange::wait_for(*this, tile, n);
     float sums[4] = {};
     for (int from = 0; from < shape.blocks; ++from) {
-      const float4 v = *slot(tile, n, from, me.warp);
+      const float4 v = Exchange::taken(*this, tile, n, from);
       sums[0] += v.x, sums[1] += v.y, sums[2] += v.z, sums[3] += v.w;
     }
 #pragma unroll
@@ -321,16 +307,16 @@ struct ClusterBackwardKernel {
         if (to) *to = own;
       });
     });
-    cluster_barrier();  // a block that has ended has no shared memory to push to
+    Exchange::meet();  // a block that has ended has no shared memory to push to
   }
 };
 
-template <class Cell, Math kMath>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 1)
+template <class Cell, Math kMath, class Exchange>
+__global__ void __launch_bounds__(Exchange::kWarps* kWarpLanes, 1)
     cluster_backward(const __grid_constant__ BackwardArguments a) {
-  if constexpr (kHasClusters) {
-    const Thread me(a.shape, a.directions);
-    ClusterBackwardKernel<Cell, Products<kMath>>(a, me).run();
+  if constexpr (Exchange::kExists) {
+    const Thread me(a.shape);
+    ClusterBackwardKernel<Cell, Products<kMath>, Exchange>(a, me).run();
   }
 }
 

@@ -92,12 +92,12 @@ __device__ __forceinline__ T* shared_at(int bytes) {
 struct Thread {
   int warp, lane, rank, direction, cluster;
 
-  __device__ Thread(const ClusterShape& shape, int directions)
+  __device__ explicit Thread(const ClusterShape& shape)
       : warp(threadIdx.x / kWarpLanes),
         lane(threadIdx.x % kWarpLanes),
-        rank(cluster_rank()),
-        direction(blockIdx.x / shape.blocks % directions),
-        cluster(blockIdx.x / shape.blocks / directions) {}
+        rank(blockIdx.x % shape.blocks),
+        direction(blockIdx.x / shape.blocks % shape.directions),
+        cluster(blockIdx.x / shape.blocks / shape.directions) {}
 
   __device__ __forceinline__ int unit(int i) const { return lane / 4 + 8 * (i >> 1); }
   __device__ __forceinline__ int row(int i) const { return lane % 4 * 2 + (i & 1); }
@@ -108,22 +108,30 @@ __device__ __forceinline__ void load_fragment(uint32_t (&a)[4], const uint4* fro
   a[0] = f.x, a[1] = f.y, a[2] = f.z, a[3] = f.w;
 }
 
+// Which cells the engines have.
+template <class Cell>
+constexpr bool kOnChip =
+    CellTraits<Cell>::phases() == 1 && CellTraits<Cell>::parameters() == 0 && CellTraits<Cell>::recurrent();
+
+template <class Cell, Math kMath>
+constexpr ClusterCell kClusterCell{Cell::kGates, Cell::kStates, Cell::kSaved, Products<kMath>::kDepths};
+
 // What both kernels are given.
 template <class Walk, class Layout>
 struct ClusterArguments {
   Walk walks[2];
-  int directions;
   ClusterShape shape;
   Layout at;
+  GroupMemory memory;
 };
 
 template <class Layout, class Walk>
-Error launch_walks(void (*kernel)(ClusterArguments<Walk, Layout>), const Walk* walks, int directions,
-                   const ClusterShape& s, const ClusterCell& cell, Stream stream) {
-  const ClusterArguments<Walk, Layout> arguments{{walks[0], walks[directions - 1]}, directions, s, Layout(s, cell)};
-  return launch_cluster(dim3(s.clusters * directions * s.blocks), dim3(s.warps * kWarpLanes), s.blocks, s.shared_bytes,
-                        stream, kernel, arguments);
+ClusterArguments<Walk, Layout> arguments_of(const Walk* walks, const ClusterShape& s, const ClusterCell& cell,
+                                            const GroupMemory& memory = {}) {
+  return {{walks[0], walks[s.directions - 1]}, s, Layout(s, cell), memory};
 }
+inline dim3 grid_of(const ClusterShape& s) { return dim3(s.clusters * s.directions * s.blocks); }
+inline dim3 block_of(const ClusterShape& s) { return dim3(s.warps * kWarpLanes); }
 
 }  // namespace
 

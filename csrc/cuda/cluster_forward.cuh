@@ -14,7 +14,7 @@
 // step n + 2 has had h of step n + 1 from every block, which pushed it after all its warps had read h of step n.
 #pragma once
 
-#include "cuda/cluster_common.cuh"
+#include "cuda/cluster_exchange.cuh"
 
 namespace seq::cuda {
 
@@ -22,7 +22,8 @@ namespace {
 
 using ForwardArguments = ClusterArguments<ClusterForward, ForwardLayout>;
 
-template <class Cell, class P>
+// Exchange: how blocks give each other h, as in cluster_exchange.cuh.
+template <class Cell, class P, class Exchange>
 struct ClusterForwardKernel {
   using S = typename P::Data;
   using L = Lane<float>;
@@ -36,6 +37,7 @@ struct ClusterForwardKernel {
   const Forward& f;
   const ClusterShape& shape;
   const ForwardLayout& at;
+  const GroupMemory& memory;
   const Thread me;
   const int H, own, slice, group, depth_begin, depth_end;  // own: of the block's groups; depths in groups
 
@@ -44,6 +46,7 @@ struct ClusterForwardKernel {
         f(c.walk),
         shape(a.shape),
         at(a.at),
+        memory(a.memory),
         me(me),
         H(static_cast<int>(f.hidden)),
         own(me.warp % shape.owned),
@@ -60,12 +63,6 @@ struct ClusterForwardKernel {
   }
   __device__ __forceinline__ TileRange range(int tile) const { return shared_at<TileRange>(at.ranges)[tile]; }
 
-  __device__ __forceinline__ ByteBarrier* barrier(int tile, int n, int from) const {
-    return shared_at<ByteBarrier>(at.barriers) + (tile * 2 + n % 2) * shape.blocks + from;
-  }
-  __device__ __forceinline__ uint2* operand(int tile, int n, int of_group) const {
-    return shared_at<uint2>(at.h) + ((tile * 2 + n % 2) * shape.groups + of_group) * kDepths * kWarpLanes;
-  }
   __device__ __forceinline__ float& own_state(int tile, int e, int i) const {
     return shared_at<float>(at.state)[(((tile * shape.owned + own) * kStates + e) * 4 + i) * kWarpLanes + me.lane];
   }
@@ -79,17 +76,8 @@ struct ClusterForwardKernel {
   __device__ __forceinline__ uint4* overflow() const {
     return shared_at<uint4>(at.weights) + me.warp * at.overflow * kWarpLanes + me.lane;
   }
-  // What block `from` pushes of h of one step.
-  __device__ __forceinline__ unsigned bytes_from(int from) const {
-    return smaller(shape.owned, shape.groups - from * shape.owned) * kDepths * kOperandBytes;
-  }
-
   __device__ __forceinline__ void set_up() const {
-    for (int i = threadIdx.x; i < shape.tiles * 2 * shape.blocks; i += blockDim.x) {
-      ByteBarrier* const b = shared_at<ByteBarrier>(at.barriers) + i;
-      init(b);
-      expect(b, bytes_from(i % shape.blocks));
-    }
+    Exchange::set_up(*this);
     set_up_tiles(c.steps, f.lengths, me.cluster, shape, shared_at<TileRow>(at.rows), shared_at<TileRange>(at.ranges));
     if (leads()) {
       for (int i = me.lane; i < kGates * kGroupUnits; i += kWarpLanes) {
@@ -98,7 +86,7 @@ struct ClusterForwardKernel {
         own_bias(1, gate, u) = unit < H ? load_or_zero<S>(f.b_hh, gate * f.hidden + unit).v : 0.f;
       }
     }
-    cluster_barrier();
+    Exchange::meet();
   }
 
   // Past its slice a warp loads what it does not use; the packed weights have room for that at their end.
@@ -119,27 +107,14 @@ struct ClusterForwardKernel {
     }
   }
 
-  // Where the depth of a slice goes from what one block has pushed to what the next has.
-  struct Source {
-    int from, at;
-  };
-  // Before the depth group i of step n of a tile is read. The warps of the block's first group renew the barriers.
-  __device__ __forceinline__ void wait_for(Source& source, int tile, int n, int i) const {
-    if (i != source.at) return;
-    ByteBarrier* b = barrier(tile, n, source.from);
-    wait(b, n / 2 % 2);
-    if (own == 0 && i == source.from * shape.owned && me.lane == 0) expect(b, bytes_from(source.from));
-    source.at = ++source.from * shape.owned;
-  }
-
   __device__ __forceinline__ void multiply(float (&sums)[kGates][4], int tile, int n,
                                            const uint32_t (&resident)[kResidentGroups][kDepths][kGates][4]) const {
-    Source source{depth_begin / shape.owned, depth_begin};
-    const uint2* b = operand(tile, n, depth_begin) + me.lane;
+    auto source = Exchange::first_source(*this);
+    const uint2* b = Exchange::operand(*this, tile, n, depth_begin) + me.lane;
 #pragma unroll
     for (int j = 0; j < kResidentGroups; ++j) {
       if (depth_begin + j < depth_end) {
-        wait_for(source, tile, n, depth_begin + j);
+        Exchange::wait_for(*this, source, tile, n, depth_begin + j);
 #pragma unroll
         for (int depth = 0; depth < kDepths; ++depth, b += kWarpLanes)
 #pragma unroll
@@ -148,7 +123,7 @@ struct ClusterForwardKernel {
     }
     const uint4* from = overflow();
     for (int i = depth_begin + kResidentGroups; i < depth_end; ++i) {
-      wait_for(source, tile, n, i);
+      Exchange::wait_for(*this, source, tile, n, i);
 #pragma unroll
       for (int depth = 0; depth < kDepths; ++depth, b += kWarpLanes)
 #pragma unroll
@@ -228,16 +203,10 @@ struct ClusterForwardKernel {
     return own_state(tile, 0, i);
   }
 
-  // The h that enters step n of a tile, to all blocks; one's neighbour first, so that all push to different ones.
+  // The h that enters step n of a tile, to all blocks.
   __device__ __forceinline__ void push_h(const float (&v)[4], int tile, int n) const {
-    uint2* to = operand(tile, n, group);
-    ByteBarrier* b = barrier(tile, n, me.rank);
-    P::spread(v, me.lane, [&](int slot, uint2 value) {
-      for (int i = 1; i <= shape.blocks; ++i) {
-        const int peer = me.rank + i < shape.blocks ? me.rank + i : me.rank + i - shape.blocks;
-        push(to + slot, value, b, peer);
-      }
-    });
+    P::spread(v, me.lane, [&](int slot, uint2 value) { Exchange::give(*this, tile, n, slot, value); });
+    Exchange::given(*this, tile);
   }
 
   // The cell for the four values of a lane, and all that follows from them.
@@ -325,16 +294,16 @@ struct ClusterForwardKernel {
         if (slice == 0 && turn.exists) load_ahead(reset, turn.k, turn.tile);
       }
     }
-    cluster_barrier();  // a block that has ended has no shared memory to push to
+    Exchange::meet();  // a block that has ended has no shared memory to push to
   }
 };
 
-template <class Cell, Math kMath>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 1)
+template <class Cell, Math kMath, class Exchange>
+__global__ void __launch_bounds__(Exchange::kWarps* kWarpLanes, 1)
     cluster_forward(const __grid_constant__ ForwardArguments a) {
-  if constexpr (kHasClusters) {
-    const Thread me(a.shape, a.directions);
-    ClusterForwardKernel<Cell, Products<kMath>>(a, me).run();
+  if constexpr (Exchange::kExists) {
+    const Thread me(a.shape);
+    ClusterForwardKernel<Cell, Products<kMath>, Exchange>(a, me).run();
   }
 }
 

@@ -58,12 +58,12 @@ struct ForwardLayout {
     Places places;
     overflow = groups > 0 ? groups * c.gates * c.depths : 0;
     weights = places.take(s.warps * overflow * kFragmentBytes);
-    h = places.take(s.tiles * 2 * s.groups * c.depths * kOperandBytes);
+    h = places.take(s.held * s.groups * c.depths * kOperandBytes);
     partial = places.take(2 * s.owned * (s.slices - 1) * c.gates * kLanesBytes);
     gx = places.take(s.owned * c.gates * kLanesBytes);
     state = places.take(s.tiles * s.owned * c.states * kLanesBytes);
     bias = places.take(s.owned * 2 * c.gates * kGroupUnits * 4);
-    barriers = places.take(s.tiles * 2 * s.blocks * 8);
+    barriers = places.take(s.held * s.blocks * 8);
     rows = places.take(s.tiles * kTileRows * static_cast<int>(sizeof(TileRow)));
     ranges = places.take(s.tiles * static_cast<int>(sizeof(TileRange)));
     bytes = places.used();
@@ -78,11 +78,11 @@ struct BackwardLayout {
     Places places;
     overflow = fragments > kResident ? fragments - kResident : 0;
     weights = places.take(s.warps * overflow * kFragmentBytes);
-    partial = places.take(s.tiles * 2 * s.blocks * s.owned * kLanesBytes);
+    partial = places.take(s.held * s.blocks * s.owned * kLanesBytes);
     operand = places.take(2 * c.gates * s.owned * c.depths * kOperandBytes);
     saved = places.take(s.owned * c.saved * kLanesBytes);
     state = places.take(s.tiles * s.owned * c.states * kLanesBytes);
-    barriers = places.take(s.tiles * 2 * 8);
+    barriers = places.take(s.held * 8);
     rows = places.take(s.tiles * kTileRows * static_cast<int>(sizeof(TileRow)));
     ranges = places.take(s.tiles * static_cast<int>(sizeof(TileRange)));
     bytes = places.used();

@@ -16,11 +16,16 @@
 
 namespace seq::cuda {
 
-// Kernels over clusters are empty where the architecture has none.
+// Kernels over clusters are empty where the architecture has none, those with products of a warp likewise.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr bool kHasClusters = false;
 #else
 constexpr bool kHasClusters = true;
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kHasProducts = false;
+#else
+constexpr bool kHasProducts = true;
 #endif
 
 // The dynamic shared memory of the block.
@@ -31,13 +36,6 @@ __device__ __forceinline__ unsigned char* shared_memory() {
 
 __device__ __forceinline__ unsigned shared_address(const void* shared) {
   return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-}
-
-// The number of this block in its cluster.
-__device__ __forceinline__ unsigned cluster_rank() {
-  unsigned rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
 }
 
 // For all threads of the cluster; orders their reads and writes of shared memory.
@@ -114,13 +112,47 @@ __device__ __forceinline__ void copy_ahead(float* to, const float* from, bool ex
 // Until this thread sees what it has copied.
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Makes what this warp has written to global memory known to whoever sees the count raised.
+__device__ __forceinline__ void raise(unsigned long long* count, int lane) {
+  __threadfence();
+  __syncwarp();
+  if (lane == 0) asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(count) : "memory");
+}
+
+// Until the count is `least` or more; what was written before is then seen. A count that nobody raises any more, or a
+// block that does not run, must not hang the GPU: after kPatience nanoseconds `failed`, in memory of the host, is set,
+// and nobody waits for long any more.
+__device__ __forceinline__ void wait_for(const unsigned long long* count, unsigned long long least, int* failed) {
+  constexpr unsigned long long kPatience = 10'000'000'000;
+  constexpr unsigned kPolls = 1024;  // between looks at the clock
+  unsigned long long start = 0;
+  for (unsigned polls = 1;; ++polls) {
+    unsigned long long now;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(count) : "memory");
+    if (now >= least) return;
+    if (polls % kPolls != 0) continue;
+    unsigned long long time;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
+    if (start == 0) start = time;
+    if (time - start > kPatience) *static_cast<volatile int*>(failed) = 1;
+    if (*static_cast<volatile int*>(failed)) return;
+  }
+}
+
+// What another block has written.
+__device__ __forceinline__ uint2 load_fresh(const uint2* from) { return __ldcg(from); }
+__device__ __forceinline__ float4 load_fresh(const float4* from) { return __ldcg(from); }
+
+// For the 32 threads of a warp.
+__device__ __forceinline__ void warp_barrier() { __syncwarp(); }
+
 // The value of the lane whose number differs in the bits of `mask`.
 __device__ __forceinline__ uint32_t shuffle_xor(uint32_t value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
-// To nearest in TF32, ties away from zero; the bits of a float. Volatile, or the compiler would round what stays the same
-// over many steps once, and keep both forms in registers.
+// To nearest in TF32, ties away from zero; the bits of a float. Volatile, or the compiler would round what stays the
+// same over many steps once, and keep both forms in registers.
 __device__ __forceinline__ uint32_t to_tf32(float value) {
   uint32_t rounded;
   asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));

@@ -47,4 +47,24 @@ Error launch_cluster(dim3 grid, dim3 block, int cluster, int shared_bytes, Strea
   return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
+// All blocks at the same time, or not at all.
+template <class... Parameters>
+Error launch_together(dim3 grid, dim3 block, int shared_bytes, Stream stream, void (*kernel)(Parameters...),
+                      const std::type_identity_t<Parameters>&... arguments) {
+  if (const Error error =
+          checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes)))
+    return error;
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &together;
+  config.numAttrs = 1;
+  return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
 }  // namespace seq::cuda

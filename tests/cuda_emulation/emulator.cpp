@@ -49,7 +49,6 @@ constexpr unsigned kWarpThreads = 32, kNamedBarriers = 16;
 
 struct Block {
   Index3 index;
-  unsigned rank;
   std::vector<unsigned char> shared;
   Barrier barrier, named[kNamedBarriers];
   std::vector<Warp> warps;
@@ -85,6 +84,7 @@ std::vector<Pushed> under_way;
 Block* block_now = nullptr;
 Fiber* fiber_now = nullptr;
 const std::function<bool()>* awaited = nullptr;
+bool giving_up = false;  // nobody could go on
 
 unsigned thread_now() { return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z); }
 
@@ -124,6 +124,7 @@ const char* run_cluster(const std::function<void()>& kernel) {
 
   std::vector<Waiting> waiting;
   bool lost = false;
+  giving_up = false;
   // True: the thread has ended.
   const auto enter = [&](Waiting& w, bool begin) {
     threadIdx = w.thread, blockIdx = w.block->index;
@@ -157,7 +158,8 @@ const char* run_cluster(const std::function<void()>& kernel) {
       return enter(w, false);
     });
     progress |= deliver();
-    if (!progress) return "deadlock: every thread waits";
+    if (!progress && giving_up) return "deadlock: every thread waits";
+    giving_up = !progress;
   }
   return lost && fault == Fault::kNone ? "a block has ended while data were on their way to it" : nullptr;
 }
@@ -165,11 +167,13 @@ const char* run_cluster(const std::function<void()>& kernel) {
 }  // namespace
 
 const char* refusal(const Launch& launch, size_t parameter_bytes) {
-  const auto& [grid, block, cluster, shared_bytes, stream] = launch;
+  const auto& [grid, block, cluster, together, shared_bytes, stream] = launch;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     return "invalid configuration argument: grid";
   if (block.x == 0 || block.y == 0 || block.z == 0 || block.z > 64 || block.x * block.y * block.z > 1024)
     return "invalid configuration argument: block";
+  if (together && grid.x * grid.y * grid.z > static_cast<unsigned>(multiprocessors))
+    return "too many blocks in cooperative launch";
   if (cluster == 0 || cluster > 16 || grid.x % cluster != 0) return "invalid configuration argument: cluster";
   if (shared_bytes > kSharedBytes) return "invalid configuration argument: shared memory";
   if (parameter_bytes > 4096) return "invalid configuration argument: parameters";
@@ -183,7 +187,7 @@ const char* run(const Launch& launch, const std::function<void()>& kernel) {
   streams.insert(launch.stream);
   const Dim3 &grid = launch.grid, &block = launch.block;
   gridDim = grid, blockDim = block;
-  const unsigned blocks = launch.cluster, clusters = grid.x / blocks;
+  const unsigned blocks = launch.together ? grid.x : launch.cluster, clusters = grid.x / blocks;
   const unsigned warps = (block.x * block.y * block.z + kWarpThreads - 1) / kWarpThreads;
   std::vector<uint64_t> turn(static_cast<uint64_t>(clusters) * grid.y * grid.z);
   std::iota(turn.begin(), turn.end(), 0ull);
@@ -194,7 +198,6 @@ const char* run(const Launch& launch, const std::function<void()>& kernel) {
       Block& b = cluster[rank];
       b.index = {static_cast<unsigned>(i % clusters * blocks + rank), static_cast<unsigned>(i / clusters % grid.y),
                  static_cast<unsigned>(i / clusters / grid.y)};
-      b.rank = rank;
       b.shared.assign(launch.shared_bytes, 0xff);  // NaN to whoever reads what nobody wrote
       b.warps.resize(warps);
       b.copies.resize(warps * kWarpThreads);
@@ -211,6 +214,17 @@ void wait_until(const std::function<bool()>& ready) {
   }
 }
 
+bool wait_until_or_give_up(const std::function<bool()>& ready) {
+  if (fault == Fault::kNoBarriers) return true;
+  bool gave_up = false;
+  wait_until([&] { return ready() || (gave_up = giving_up); });
+  return !gave_up;
+}
+
+void raise(unsigned long long* count) {
+  if (fault != Fault::kLostCounts) ++*count;
+}
+
 void block_barrier() { block_now->barrier.arrive_and_wait(); }
 
 void named_barrier(unsigned id, unsigned threads) {
@@ -222,7 +236,6 @@ void named_barrier(unsigned id, unsigned threads) {
 void cluster_barrier() { whole_cluster.arrive_and_wait(); }
 
 unsigned char* shared_memory() { return block_now->shared.data(); }
-unsigned cluster_rank() { return block_now->rank; }
 
 void CountingBarrier::pass_if_complete() {
   if (pending > 0 || bytes_expected != 0) return;

@@ -26,6 +26,7 @@ constexpr size_t kSharedBytes = 227 << 10;  // of a block
 struct Launch {
   Dim3 grid, block;
   unsigned cluster;  // blocks, neighbours in x, that run together
+  bool together;     // all blocks do
   size_t shared_bytes;
   void* stream;
 };
@@ -43,11 +44,16 @@ const char* run(const Launch& launch, const std::function<void()>& kernel);
 // Lets the other threads run until `ready`. For barriers.
 void wait_until(const std::function<bool()>& ready);
 
+// The same for who does not wait for ever: false when nobody can go on otherwise.
+bool wait_until_or_give_up(const std::function<bool()>& ready);
+
+// Adds 1.
+void raise(unsigned long long* count);
+
 void block_barrier();
 void named_barrier(unsigned id, unsigned threads);  // of the block that runs; passes when so many threads have come
 void cluster_barrier();
 unsigned char* shared_memory();  // of the block that runs
-unsigned cluster_rank();
 
 // A barrier in shared memory that counts arrivals and bytes: PTX's mbarrier. A phase completes when `count` threads
 // have arrived and as many bytes have come as were expected; bytes may come before they are expected.
@@ -78,6 +84,7 @@ enum class Fault {
   kNone,
   kNoBarriers,    // barriers of every kind let everybody pass
   kShiftedIndex,  // the last thread of a block takes itself for its neighbour
+  kLostCounts,    // nothing is raised
 };
 void set_fault(Fault fault);
 void set_seed(uint64_t seed);

@@ -36,10 +36,12 @@ namespace {
 
 void set_fault(const std::string& name) {
   using emulation::Fault;
-  TORCH_CHECK_VALUE(name == "none" || name == "no barriers" || name == "shifted index", "no fault is named ", name);
-  emulation::set_fault(name == "none"          ? Fault::kNone
-                       : name == "no barriers" ? Fault::kNoBarriers
-                                               : Fault::kShiftedIndex);
+  static const std::map<std::string, Fault> faults{{"none", Fault::kNone},
+                                                   {"no barriers", Fault::kNoBarriers},
+                                                   {"shifted index", Fault::kShiftedIndex},
+                                                   {"lost counts", Fault::kLostCounts}};
+  TORCH_CHECK_VALUE(faults.contains(name), "no fault is named ", name);
+  emulation::set_fault(faults.at(name));
 }
 
 void set_stream(int64_t stream) { emulated_stream = stream; }

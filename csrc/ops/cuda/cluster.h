@@ -1,4 +1,4 @@
-// Engine "cluster": see csrc/cuda/cluster.h.
+// Engines "cluster" and "group": see csrc/cuda/cluster.h and group.h.
 #pragma once
 
 #include "ops/gradients.h"
@@ -8,5 +8,9 @@ namespace seq::ops {
 std::string cluster_refusal(const Layer& layer, int capability);
 SequenceResult cluster_forward(const Arguments& a, const Layer& layer, const Kept& kept);
 SequenceGradients cluster_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
+
+std::string group_refusal(const Layer& layer, int capability);
+SequenceResult group_forward(const Arguments& a, const Layer& layer, const Kept& kept);
+SequenceGradients group_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
 
 }  // namespace seq::ops

@@ -18,6 +18,7 @@ namespace {
 const CudaEngine kEngines[] = {
     {"stepwise", [](const Layer&, int) { return std::string(); }, &stepwise_forward, &stepwise_backward},
     {"cluster", &cluster_refusal, &cluster_forward, &cluster_backward},
+    {"group", &group_refusal, &group_forward, &group_backward},
 };
 
 std::vector<std::string> names() {

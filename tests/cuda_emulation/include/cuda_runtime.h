@@ -58,19 +58,26 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 
+constexpr unsigned cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
+inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = ::operator new(bytes);
+  return cudaSuccess;
+}
+
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributeNonPortableClusterSizeAllowed };
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension, cudaLaunchAttributeCooperative };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     struct {
       unsigned x, y, z;
     } clusterDim;
+    int cooperative = 0;
   } val;
 };
 
@@ -85,9 +92,14 @@ struct cudaLaunchConfig_t {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  const emulation::Launch launch{config->gridDim, config->blockDim,
-                                 config->numAttrs > 0 ? config->attrs->val.clusterDim.x : 1, config->dynamicSmemBytes,
-                                 config->stream};
+  emulation::Launch launch{config->gridDim, config->blockDim, 1, false, config->dynamicSmemBytes, config->stream};
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config->attrs[i];
+    if (attribute.id == cudaLaunchAttributeClusterDimension)
+      launch.cluster = attribute.val.clusterDim.x;
+    else
+      launch.together = attribute.val.cooperative != 0;
+  }
   emulation::last_error = emulation::refusal(launch, (sizeof(Parameters) + ... + 0));
   if (emulation::last_error) return cudaErrorInvalidConfiguration;
   const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);

@@ -9,10 +9,9 @@
 
 namespace seq::cuda {
 
-constexpr bool kHasClusters = true;
+constexpr bool kHasClusters = true, kHasProducts = true;
 
 inline unsigned char* shared_memory() { return emulation::shared_memory(); }
-inline unsigned cluster_rank() { return emulation::cluster_rank(); }
 inline void cluster_barrier() { emulation::cluster_barrier(); }
 inline void named_barrier(int id, int threads) { emulation::named_barrier(id, threads); }
 
@@ -29,6 +28,23 @@ inline void copy_ahead(float* to, const float* from, bool exists) {
   emulation::copy_later(to, exists ? from : nullptr);
 }
 inline void wait_for_copies() { emulation::wait_for_copies(); }
+
+inline void warp_barrier() {
+  uint32_t none = 0;
+  emulation::with_warp(&none, 1, [](uint32_t*) {});
+}
+
+inline void raise(unsigned long long* count, int lane) {
+  warp_barrier();
+  if (lane == 0) emulation::raise(count);
+}
+inline void wait_for(const unsigned long long* count, unsigned long long least, int* failed) {
+  if (!emulation::wait_until_or_give_up([&] { return *count >= least; })) *failed = 1;
+}
+template <class Value>
+Value load_fresh(const Value* from) {
+  return *from;
+}
 
 inline uint32_t shuffle_xor(uint32_t value, int mask) {
   uint32_t words[2] = {value, static_cast<uint32_t>(mask)};

@@ -1,0 +1,53 @@
+// What engines "cluster" and "group" ask of the GPU and of a layer before they choose a shape.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string>
+
+#include "cuda/cluster_layout.h"
+
+namespace seq::cuda {
+
+// Of the current GPU.
+struct Limits {
+  int multiprocessors = 0, shared_bytes = 0;
+
+  Limits() {
+    int device = 0;
+    const auto read = [&](int* value, cudaDeviceAttr attribute) {
+      if (cudaDeviceGetAttribute(value, attribute, device) != cudaSuccess) (void)cudaGetLastError();
+    };
+    if (cudaGetDevice(&device) != cudaSuccess) (void)cudaGetLastError();
+    read(&multiprocessors, cudaDevAttrMultiProcessorCount);
+    read(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  }
+};
+
+inline ClusterCell cell_of(const ClusterLayer& layer) {
+  const CellCounts& cell = kCells[layer.cell];
+  const bool half = layer.math == Math::kBfloat16 || layer.math == Math::kFloat16;
+  return {cell.gates, cell.states, cell.saved, half ? 1 : 2};
+}
+
+inline int groups_of(const ClusterLayer& layer) { return divided_up(static_cast<int>(layer.hidden), kGroupUnits); }
+inline int64_t tiles_of(const ClusterLayer& layer) {
+  return std::max<int64_t>((layer.batch + kTileRows - 1) / kTileRows, 1);
+}
+
+inline std::string no_kernel(const ClusterLayer& layer) {
+  return std::string("cell ") + kCells[layer.cell].name +
+         " has more than one phase, parameters of its own or no recurrent product";
+}
+// `blocks`: in words, which the layer does not fit.
+inline std::string too_large(const ClusterLayer& layer, const Limits& limits, int warps, const std::string& blocks) {
+  const ClusterCell cell = cell_of(layer);
+  const int64_t kib = (layer.hidden * layer.hidden * cell.gates * 2 * cell.depths) >> 10;
+  return "the recurrent weights, " + std::to_string(kib) + " KiB for " + std::to_string(layer.hidden) +
+         " hidden units, must fit the registers and shared memory of " + blocks + ", of which each has " +
+         std::to_string(warps * kResident * kFragmentBytes >> 10) + " + " + std::to_string(limits.shared_bytes >> 10) +
+         " KiB, with room for the states";
+}
+
+}  // namespace seq::cuda

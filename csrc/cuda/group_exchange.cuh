@@ -1,0 +1,108 @@
+// How the blocks of engine "group" give each other what they have computed: through global memory, in buffers that are
+// used in turn, with a count for each piece that its writers raise and its readers wait for, step after step. What
+// engine "cluster" says of when a buffer is free holds here as well.
+#pragma once
+
+#include "cuda/cluster_exchange.cuh"
+#include "cuda/group.h"
+
+namespace seq::cuda {
+
+namespace {
+
+// Of a tile among all of the launch.
+template <class Kernel>
+__device__ __forceinline__ int64_t tile_of_all(const Kernel& k, int tile) {
+  return (static_cast<int64_t>(k.me.cluster) * k.shape.directions + k.me.direction) * k.shape.tiles + tile;
+}
+// Of what is given to, or by, a group.
+template <class Kernel>
+__device__ __forceinline__ unsigned long long* count_of(const Kernel& k, int tile, int group) {
+  return k.memory.counts + tile_of_all(k, tile) * k.shape.groups + group;
+}
+
+// h of all units. The warp that leads a group writes its operand; a warp takes what it multiplies into shared memory of
+// its own.
+struct GroupForwardExchange {
+  static constexpr bool kExists = kHasProducts;
+  static constexpr int kWarps = kGroupWarps;
+
+  template <class Kernel>
+  static __device__ __forceinline__ uint2* slots(const Kernel& k, int tile, int n, int group) {
+    return static_cast<uint2*>(k.memory.slots) +
+           ((tile_of_all(k, tile) * 2 + n % 2) * k.shape.groups + group) * k.kDepths * kWarpLanes;
+  }
+  template <class Kernel>
+  static __device__ __forceinline__ uint2* operand(const Kernel& k, int /*tile*/, int /*n*/, int of_group) {
+    return shared_at<uint2>(k.at.h) + (k.own * k.shape.groups + of_group) * k.kDepths * kWarpLanes;
+  }
+
+  template <class Kernel>
+  static __device__ __forceinline__ void set_up(const Kernel&) {}
+  static __device__ __forceinline__ void meet() { __syncthreads(); }
+
+  struct Source {};
+  template <class Kernel>
+  static __device__ __forceinline__ Source first_source(const Kernel&) {
+    return {};
+  }
+  template <class Kernel>
+  static __device__ __forceinline__ void wait_for(const Kernel& k, Source, int tile, int n, int i) {
+    if (i != k.depth_begin) return;
+    for (int j = k.depth_begin + k.me.lane; j < k.depth_end; j += kWarpLanes)
+      cuda::wait_for(count_of(k, tile, j), n + 1, k.memory.failed);
+    warp_barrier();
+    const uint2* from = slots(k, tile, n, k.depth_begin) + k.me.lane;
+    uint2* to = operand(k, tile, n, k.depth_begin) + k.me.lane;
+#pragma unroll 8
+    for (int left = (k.depth_end - k.depth_begin) * k.kDepths; left > 0; --left) {
+      *to = load_fresh(from);
+      to += kWarpLanes, from += kWarpLanes;
+    }
+  }
+
+  template <class Kernel>
+  static __device__ __forceinline__ void give(const Kernel& k, int tile, int n, int slot, uint2 value) {
+    slots(k, tile, n, k.group)[slot] = value;
+  }
+  template <class Kernel>
+  static __device__ __forceinline__ void given(const Kernel& k, int tile) {
+    raise(count_of(k, tile, k.group), k.me.lane);
+  }
+};
+
+// Parts of dh: for each group a slot of each block, and a count that all of them raise.
+struct GroupBackwardExchange {
+  static constexpr bool kExists = kHasProducts;
+  static constexpr int kWarps = kGroupWarps;
+
+  template <class Kernel>
+  static __device__ __forceinline__ float4* slot(const Kernel& k, int tile, int n, int group, int from) {
+    return static_cast<float4*>(k.memory.slots) +
+           (((tile_of_all(k, tile) * 2 + n % 2) * k.shape.groups + group) * k.shape.blocks + from) * kWarpLanes +
+           k.me.lane;
+  }
+
+  template <class Kernel>
+  static __device__ __forceinline__ void set_up(const Kernel&) {}
+  static __device__ __forceinline__ void meet() { __syncthreads(); }
+
+  template <class Kernel>
+  static __device__ __forceinline__ void wait_for(const Kernel& k, int tile, int n) {
+    cuda::wait_for(count_of(k, tile, k.group), static_cast<int64_t>(n + 1) * k.shape.blocks, k.memory.failed);
+    warp_barrier();
+  }
+  template <class Kernel>
+  static __device__ __forceinline__ float4 taken(const Kernel& k, int tile, int n, int from) {
+    return load_fresh(slot(k, tile, n, k.group, from));
+  }
+  template <class Kernel>
+  static __device__ __forceinline__ void give(const Kernel& k, int tile, int n, int group, float4 value) {
+    *slot(k, tile, n, group, k.me.rank) = value;
+    raise(count_of(k, tile, group), k.me.lane);
+  }
+};
+
+}  // namespace
+
+}  // namespace seq::cuda

@@ -1,0 +1,3 @@
+#include "cuda/group.inl.cuh"
+
+template const seq::cuda::ClusterKernels* seq::cuda::group_kernels_for<seq::cuda::Math::kFloat32>(int);

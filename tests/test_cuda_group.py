@@ -1,0 +1,99 @@
+"""Engine "group", in the emulation: every cell and option, many blocks and tiles, a wait in vain, faults, refusals."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import cuda_emulation
+import pytest
+import torch
+from walks import Problem, assert_results, op_outputs_and_gradients
+
+RAGGED = {"reverse": (False, True), "ragged": "lengths", "resets": True}
+OPTIONS = {
+    "padded": {},
+    "no biases, no states": {"bias": False, "initial": False},
+    "both, lengths, resets": RAGGED,
+    "both, packed, lean": {"reverse": (False, True), "ragged": "packed", "save": "states"},
+    "reverse, packed, resets": {"reverse": (True,), "ragged": "packed", "resets": True},
+    "one step of one row": {"T": 1, "B": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def emulated():
+    return cuda_emulation.load()
+
+
+def run(emulated, problem: Problem, dtype: torch.dtype) -> list[torch.Tensor]:
+    return op_outputs_and_gradients(problem, dtype, emulated, engine="group")
+
+
+def check(emulated, problem: Problem, dtype: torch.dtype) -> None:
+    assert_results(problem, dtype, run(emulated, problem, dtype))
+
+
+@contextmanager
+def fault(emulated, name: str):
+    emulated.set_fault(name)
+    try:
+        yield
+    finally:
+        emulated.set_fault("none")
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn_relu", "rnn_tanh"])
+def test_group(emulated, cell, dtype, options):
+    check(emulated, Problem(cell, **OPTIONS[options]), dtype)
+
+
+@pytest.mark.parametrize(
+    ("problem", "dtype"),
+    [
+        (Problem("lstm", T=3, B=11, H=70, **RAGGED), torch.float32),  # 5 blocks
+        (Problem("gru", T=3, B=90, H=200, ragged="lengths"), torch.bfloat16),  # 13 blocks, two tiles each
+        (Problem("lstm", T=2, B=3, H=300, save="states"), torch.bfloat16),  # 19 blocks, more than a cluster has
+    ],
+    ids=["5 blocks", "two tiles", "19 blocks"],
+)
+def test_many_blocks(emulated, problem, dtype):
+    check(emulated, problem, dtype)
+
+
+def test_the_same_bits_in_any_order_of_threads(emulated):
+    problem, runs = Problem("gru", T=4, B=7, H=40, **RAGGED), []
+    for seed in range(3):
+        emulated.set_seed(seed)
+        runs.append(run(emulated, problem, torch.bfloat16))
+    assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
+def test_who_waits_in_vain_gives_up_and_the_next_call_works(emulated):
+    problem = Problem("lstm", T=3, H=40)
+    with fault(emulated, "lost counts"), pytest.raises(RuntimeError, match="engine group gave up"):
+        run(emulated, problem, torch.bfloat16)
+    check(emulated, problem, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["no barriers", "shifted index"])
+def test_faults_are_noticed(emulated, name):
+    """By wrong results, or by threads of a warp that never meet."""
+    with fault(emulated, name), pytest.raises((AssertionError, RuntimeError)):
+        check(emulated, Problem("lstm", T=3, B=8, H=70), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("problem", "dtype", "message"),
+    [
+        (Problem("lstm"), torch.float64, "no float64"),
+        (Problem("lstm", P=3), torch.float32, "no projection"),
+        (Problem("gru_reset_before"), torch.float32, "gru_reset_before has more than one phase"),
+        (Problem("lstm", T=1, B=1, H=1600), torch.float32, "40000 KiB for 1600 hidden units.* the 132 multiprocessors"),
+    ],
+    ids=["float64", "projection", "phases", "size"],
+)
+def test_what_it_cannot_run_is_refused(emulated, problem, dtype, message):
+    with pytest.raises(RuntimeError, match=f"engine group cannot run this layer: .*{message}"):
+        run(emulated, problem, dtype)
