@@ -70,7 +70,7 @@ struct Exchange {
 };
 
 // Where the rows of packed data lie goes to the kernels in a table.
-int64_t most_steps(const Layer& layer) { return layer.packed ? cuda::kStepsPerTable : layer.steps; }
+int64_t most_steps(const Layer& layer) { return layer.packed ? cuda::kStepsPerTable : kAnySteps; }
 
 // The rows of the batch, the longest first. Undefined: as they come.
 at::Tensor order_of(const CudaLayer& c) {

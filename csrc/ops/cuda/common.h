@@ -1,6 +1,8 @@
 // What the forward and the backward of a layer on CUDA share.
 #pragma once
 
+#include <limits>
+
 #include "cuda/stepwise.h"
 #include "ops/chunks.h"
 #include "ops/cuda/device.h"
@@ -9,6 +11,8 @@ namespace seq::ops {
 
 // Of the gates of a chunk: within the L2 of a large GPU. Tests make it smaller.
 inline int64_t cuda_chunk_bytes = 32 << 20;
+
+constexpr int64_t kAnySteps = std::numeric_limits<int64_t>::max();
 
 inline void check_launch(cuda::Error error) {
   TORCH_CHECK(error == nullptr, "seqcuda: a kernel could not be launched: ", error);

@@ -9,7 +9,7 @@ namespace {
 class StepwiseBackward : public LayerBackward {
  public:
   StepwiseBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs)
-      : LayerBackward(a, s, layer, needs, layer.steps), steps_(layer.directions) {
+      : LayerBackward(a, s, layer, needs, kAnySteps), steps_(layer.directions) {
     for (auto& own : steps_) {
       if (layer.cell.recurrent) own.product = at::empty({layer.batch, layer.width}, c_.compute);
       if (layer.cell.phases > 1 || layer.projected()) own.operand = at::empty({layer.batch, layer.hidden}, c_.compute);
