@@ -10,7 +10,8 @@ namespace {
 
 template <class Cell, Math kMath>
 const ClusterKernels* cluster_table_of() {
-  if constexpr (kOnChip<Cell>) {
+  // Four states of a thread's rows, as the sLSTM has, would not stay in its registers: that is for engine "group".
+  if constexpr (kOnChip<Cell> && CellTraits<Cell>::kStates <= 2) {
     static const ClusterKernels kernels{
         &launch_pack<Products<kMath>, Cell::kGates>,
         [](const ClusterForward* walks, const ClusterShape& shape, const GroupMemory&, Stream stream) {
