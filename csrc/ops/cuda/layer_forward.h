@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/cuda/common.h"
+#include "ops/sequence.h"
 
 namespace seq::ops {
 
