@@ -1,4 +1,4 @@
-// Engine "cluster" on a GPU of compute capability 9.0 or newer: the walk over the steps of a chunk is one launch. A
+// Engine "cluster" on a GPU of compute capability 9.0 to 11: the walk over the steps of a chunk is one launch. A
 // cluster of blocks holds all of W_hh on chip and walks its rows of the batch; clusters know nothing of each other.
 // How: cluster_forward.cuh and cluster_backward.cuh.
 //

@@ -96,7 +96,7 @@ struct ClusterBackwardKernel {
     return g < shape.groups ? g : g - shape.groups;
   }
 
-  __device__ __forceinline__ void load_weights(uint32_t (&resident)[kResident][4]) const {
+  __device__ __forceinline__ void load_weights(uint32_t (&resident)[kResidentBackward][4]) const {
     const int count = groups_of_warp() * depths();
     // Of this warp's fragment number f.
     const auto packed = [&](int f) {
@@ -106,8 +106,8 @@ struct ClusterBackwardKernel {
              ((at * shape.groups + me.rank * shape.owned) * kDepths + rest) * kWarpLanes + me.lane;
     };
 #pragma unroll
-    for (int f = 0; f < kResident; ++f) load_fragment(resident[f], packed(f < count ? f : 0));
-    for (int f = kResident; f < count; ++f) overflow()[(f - kResident) * kWarpLanes] = *packed(f);
+    for (int f = 0; f < kResidentBackward; ++f) load_fragment(resident[f], packed(f < count ? f : 0));
+    for (int f = kResidentBackward; f < count; ++f) overflow()[(f - kResidentBackward) * kWarpLanes] = *packed(f);
   }
 
   // The products of a warp, fragment by fragment; what a group gets goes to its owner.
@@ -128,19 +128,20 @@ struct ClusterBackwardKernel {
     }
   };
 
-  __device__ __forceinline__ void multiply(int turn, int tile, int n, const uint32_t (&resident)[kResident][4]) const {
+  __device__ __forceinline__ void multiply(int turn, int tile, int n,
+                                           const uint32_t (&resident)[kResidentBackward][4]) const {
     const int count = groups_of_warp() * depths();
     Product product{*this, operand(turn, 0, 0) + me.lane, tile, depths(), n};
 #pragma unroll
-    for (int f = 0; f < kResident; ++f) {
+    for (int f = 0; f < kResidentBackward; ++f) {
       if (f < count) {
         P::multiply(product.sums, resident[f], product.operand());
         product.advance();
       }
     }
-    for (int f = kResident; f < count; ++f) {
+    for (int f = kResidentBackward; f < count; ++f) {
       uint32_t a[4];
-      load_fragment(a, overflow() + (f - kResident) * kWarpLanes);
+      load_fragment(a, overflow() + (f - kResidentBackward) * kWarpLanes);
       P::multiply(product.sums, a, product.operand());
       product.advance();
     }
@@ -276,7 +277,7 @@ struct ClusterBackwardKernel {
 
   __device__ __forceinline__ void run() const {
     set_up();
-    uint32_t resident[kResident][4];
+    uint32_t resident[kResidentBackward][4];
     load_weights(resident);
     const Turns turns(shared_at<TileRange>(at.ranges), shape.tiles, -1);
     Turns::Turn turn = turns.first();

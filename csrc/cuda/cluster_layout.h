@@ -8,7 +8,8 @@ namespace seq::cuda {
 
 constexpr int kGroupUnits = 16, kTileRows = 8, kWarpLanes = 32;
 constexpr int kMaxWarps = 12, kMaxSlices = 4;
-constexpr int kResident = 24;  // fragments of weights that a warp holds in registers
+// Fragments of weights that a warp holds in registers; as many as fit without spills.
+constexpr int kResident = 24, kResidentOfTwoDepths = 22, kResidentBackward = 20;
 
 constexpr int kFragmentBytes = 512;  // 16 rows of a product and 32 bytes of its depth, 16 bytes of each lane
 constexpr int kOperandBytes = 256;   // as deep, 8 columns
@@ -51,7 +52,9 @@ struct ForwardLayout {
   int overflow, weights, h, partial, gx, state, bias, barriers, rows, ranges, bytes;
 
   // The groups of depth of a warp whose fragments are in registers.
-  SEQ_HD static constexpr int resident_groups(const ClusterCell& c) { return kResident / (c.gates * c.depths); }
+  SEQ_HD static constexpr int resident_groups(const ClusterCell& c) {
+    return (c.depths == 1 ? kResident : kResidentOfTwoDepths) / (c.gates * c.depths);
+  }
 
   SEQ_HD ForwardLayout(const ClusterShape& s, const ClusterCell& c) {
     const int groups = divided_up(s.groups, s.slices) - resident_groups(c);
@@ -76,7 +79,7 @@ struct BackwardLayout {
   SEQ_HD BackwardLayout(const ClusterShape& s, const ClusterCell& c) {
     const int fragments = divided_up(s.groups, s.warps) * c.gates * s.owned * c.depths;
     Places places;
-    overflow = fragments > kResident ? fragments - kResident : 0;
+    overflow = fragments > kResidentBackward ? fragments - kResidentBackward : 0;
     weights = places.take(s.warps * overflow * kFragmentBytes);
     partial = places.take(s.held * s.blocks * s.owned * kLanesBytes);
     operand = places.take(2 * c.gates * s.owned * c.depths * kOperandBytes);

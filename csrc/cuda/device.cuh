@@ -16,8 +16,9 @@
 
 namespace seq::cuda {
 
-// Kernels over clusters are empty where the architecture has none, those with products of a warp likewise.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+// Kernels over clusters are empty where the architecture has none, or blocks with less than half the shared memory;
+// those with products of a warp likewise.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
 constexpr bool kHasClusters = false;
 #else
 constexpr bool kHasClusters = true;

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) begin(Forward f, int64_t batch, Step
 
 // The last phase also acts for the rows that only begin at the next step.
 template <class Cell, class S, int kPhase>
-__global__ void __launch_bounds__(kThreads) forward(Forward f, ForwardStep s) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, ForwardStep s) {
   using W = Stepwise<Cell, S>;
   using Traits = typename W::Traits;
   using L = typename W::L;
@@ -174,7 +174,7 @@ __device__ Lane<T> take_part(const Factor<const void>& keep, int64_t t, int64_t 
 
 // The last phase, which comes first, also acts for the rows that have their first step after this one.
 template <class Cell, class S, int kPhase>
-__global__ void __launch_bounds__(kThreads) backward(Backward w, BackwardStep s) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, BackwardStep s) {
   using W = Stepwise<Cell, S>;
   using Traits = typename W::Traits;
   using L = typename W::L;
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(kThreads) backward_project(Backward w, Backwar
 }
 
 template <class Cell, class S>
-__global__ void __launch_bounds__(kThreads) finish(Backward w, int64_t batch, BackwardStep s) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) finish(Backward w, int64_t batch, BackwardStep s) {
   using W = Stepwise<Cell, S>;
   using T = Compute<S>;
   const int64_t b = this_row(), u = this_unit();

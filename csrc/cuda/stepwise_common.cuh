@@ -11,6 +11,8 @@ namespace seq::cuda {
 namespace {
 
 constexpr int kUnitsPerBlock = 64, kRowsPerBlock = 4, kThreads = kUnitsPerBlock * kRowsPerBlock;
+// Of a multiprocessor, at least: without a number ptxas keeps to 40 or 48 registers, and spills.
+constexpr int kBlocksAtOnce = 2;
 
 __device__ int64_t this_row() { return static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.y; }
 __device__ int64_t this_unit() { return static_cast<int64_t>(blockIdx.y) * kUnitsPerBlock + threadIdx.x; }

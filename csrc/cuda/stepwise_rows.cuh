@@ -30,9 +30,8 @@ __device__ TableRow row_of_table(const StepTable& table, int64_t r) {
   return {now, step(table.reverse ? low + 1 : low - 1), row - now.first, true};
 }
 
-// At least two blocks: without it ptxas keeps to 48 registers for sm_100 and spills doubles.
 template <class Cell, class S, int kPhase>
-__global__ void __launch_bounds__(kThreads, 2) recompute(Walk w, StepTable table, Rows rows) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) recompute(Walk w, StepTable table, Rows rows) {
   using W = Stepwise<Cell, S>;
   using L = typename W::L;
   const int64_t r = this_row(), u = this_unit(), H = w.hidden;
