@@ -117,8 +117,8 @@ def engines(device: str = "cpu") -> tuple[str, ...]:
     return _ENGINES.get(device, ())
 
 
-def reason_for_reference(cell_name: str, x: Tensor) -> str:
-    """Why the compiled ops cannot compute this walk; empty where they can."""
+def reason_for_reference(cell_name: str, x: Tensor, tangents: bool = True) -> str:
+    """Why the compiled ops cannot compute this walk; empty where they can. tangents: their forward mode can as well."""
     if compiled is None:
         return why_not_compiled
     if cell_name not in _CELLS:
@@ -129,8 +129,8 @@ def reason_for_reference(cell_name: str, x: Tensor) -> str:
         return f"no compiled engine for {x.dtype}"
     if torch.jit.is_tracing():
         return "torch.jit.trace records the operations of the reference"
-    if forward_mode() and not has_tangents(x.device):
-        return f"forward-mode derivatives on device {x.device.type} go through the reference"
+    if forward_mode() and not (tangents and has_tangents(x.device)):
+        return f"its forward-mode derivatives on device {x.device.type} go through the reference"
     return ""
 
 
@@ -167,7 +167,7 @@ def forward_mode() -> bool:
     return any(interpreter.key() == jvp for interpreter in torch._C._functorch.get_interpreter_stack())
 
 
-def choose(cell_name: str, x: Tensor) -> str:
+def choose(cell_name: str, x: Tensor, tangents: bool = True) -> str:
     """The engine argument of the compiled op ("auto" or a name), or "reference".
 
     Raises:
@@ -176,7 +176,7 @@ def choose(cell_name: str, x: Tensor) -> str:
     name = selected()
     if name == "reference":
         return name
-    reason = reason_for_reference(cell_name, x)
+    reason = reason_for_reference(cell_name, x, tangents)
     if not reason:
         return name
     if name != "auto":

@@ -24,7 +24,7 @@ from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk
 
 def sequence(walk: Walk, inputs: Inputs) -> Outputs:
     """Walk one layer over time, differentiably, by the selected backend. Shapes: seqcuda/walk.py."""
-    engine = _backend.choose(walk.cell.name, inputs.x)
+    engine = _backend.choose(walk.cell.name, inputs.x, _has_tangents(walk, inputs))
     if engine == "reference":
         return reference.sequence(walk, inputs)
     tensors = inputs.tensors()

@@ -66,7 +66,9 @@ at::Tensor reverse(const at::Tensor& from, int64_t beyond) {
 // The engine, why, and why others cannot, of a layer without biases.
 std::vector<std::string> explain(std::string cell, const at::Tensor& x, const at::Tensor& w_ih, const at::Tensor& w_hh,
                                  const std::string& engine) {
-  const seq::ops::Layer layer({std::move(cell), x, {w_ih, w_hh, {}, {}, {}}, {}, {}, {}, {}, {}, {}, {}, {false}});
+  std::vector<seq::ops::OptionalTensor> weights(seq::ops::Layer::kWeights);
+  weights[0] = w_ih, weights[1] = w_hh;
+  const seq::ops::Layer layer({std::move(cell), x, weights, {}, {}, {}, {}, {}, {}, {}, {false}});
   const seq::ops::Explanation found = seq::ops::devices().at("cuda").explain(layer, engine);
   std::vector<std::string> texts{found.engine, found.why};
   for (const auto& part : {found.details, found.refusals})
