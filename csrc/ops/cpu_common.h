@@ -16,6 +16,7 @@ inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer
 }
 
 constexpr int64_t kChunkBytes = 512 << 10;  // of the gates of a chunk: they stay in L2
+constexpr int64_t kChunkLeastRows = 256;    // a product over fewer rows is far from the machine's rate
 
 // x as [data rows, I] in the type of computation, the numbers of a row side by side.
 inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer) {

@@ -11,8 +11,6 @@ namespace seq::ops {
 
 namespace {
 
-constexpr int64_t kChunkLeastRows = 256;  // a product over fewer rows is far from the machine's rate
-
 template <class T>
 struct DirectionBackward {
   DirectionWeights weights, grads;

@@ -76,7 +76,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
   if (plan.plan.order)
     for (const auto& t : {y.unsqueeze(0), c_all.flatten(0, 1), saved}) zero_dead_rows<T>(t, plan);
 
-  const int64_t steps = steps_per_chunk(layer, kChunkBytes, 1);
+  const int64_t steps = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
   const int64_t chunk_rows = std::min(steps * B, plan.dense());
   std::vector<DirectionForward<T>> directions(D);
   for (int64_t d = 0; d < D; ++d) {

@@ -13,8 +13,6 @@ namespace seq::ops {
 
 namespace {
 
-constexpr int64_t kChunkLeastRows = 256;
-
 // [.., 2, width]: a value and its tangent; undefined where there is neither.
 at::Tensor pairs(const at::Tensor& value, const at::Tensor& tangent) {
   if (!value.defined() && !tangent.defined()) return {};
@@ -112,7 +110,7 @@ class LayerTangent {
     };
     y_ = rows_of({layer.rows, D, 2, P});
     c_all_ = rows_of({a.return_states || backward_ ? S - 1 : 0, D, layer.rows, 2, H});
-    steps_ = steps_per_chunk(layer, kChunkBytes, backward_ ? kChunkLeastRows : 1);
+    steps_ = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
     if (plan_.plan.order) order_ = at::tensor(plan_.order);
     directions_.resize(D);
     Layer of_pairs = layer;
