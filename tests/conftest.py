@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cuda_emulation
 import pytest
 import torch
 
@@ -23,3 +24,9 @@ def instruction_set(request):
     compiled.set_instruction_set(request.param)
     yield request.param
     compiled.set_instruction_set(before)
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """The CUDA op pair in the emulation."""
+    return cuda_emulation.load()

@@ -7,7 +7,6 @@ import itertools
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import cuda_emulation
 import marks
 import pytest
 import torch
+from cuda_emulation import fault
 from hypothesis import given, settings
 from walks import (
     STRUCTS,
@@ -70,17 +70,12 @@ class Place(NamedTuple):
     device: str
 
     def run(self, problem: Problem, dtype: torch.dtype, engine: str = "stepwise") -> list[torch.Tensor]:
-        if engine == "cluster" and self.device == "cuda" and torch.cuda.get_device_capability() < (9, 0):
-            pytest.skip("engine cluster needs compute capability 9.0")
+        if engine == "cluster" and self.device == "cuda" and not (9,) <= torch.cuda.get_device_capability() < (12,):
+            pytest.skip("engine cluster needs compute capability 9.0 to 11")
         return op_outputs_and_gradients(problem, dtype, self.ops, self.device, engine)
 
     def check(self, problem: Problem, dtype: torch.dtype, engine: str = "stepwise") -> None:
         assert_results(problem, dtype, self.run(problem, dtype, engine))
-
-
-@pytest.fixture(scope="module")
-def emulated():
-    return cuda_emulation.load()
 
 
 @pytest.fixture(scope="module", params=PLACES)
@@ -88,15 +83,6 @@ def place(request):
     if request.param == "cuda":
         return Place(torch.ops.seqcuda, "cuda")
     return Place(request.getfixturevalue("emulated"), "cpu")
-
-
-@contextmanager
-def fault(emulated, name: str):
-    emulated.set_fault(name)
-    try:
-        yield
-    finally:
-        emulated.set_fault("none")
 
 
 @pytest.mark.parametrize(("engine", "cell", "dtype", "options"), ENGINES, ids=str)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-import cuda_emulation
 import pytest
 import torch
 from walks import Problem, assert_results, joined, op_outputs_and_gradients, outputs_and_gradients
@@ -13,11 +12,6 @@ from seqcuda.testing import assert_within_rule
 
 MATH = {"tf32": 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 RAGGED = {"reverse": (False, True), "ragged": "lengths", "resets": True}
-
-
-@pytest.fixture(scope="module")
-def emulated():
-    return cuda_emulation.load()
 
 
 def run(emulated, problem: Problem, dtype: torch.dtype) -> list[torch.Tensor]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
-import cuda_emulation
 import pytest
 import torch
+from cuda_emulation import fault
 from walks import Problem, assert_results, op_outputs_and_gradients
 
 RAGGED = {"reverse": (False, True), "ragged": "lengths", "resets": True}
@@ -20,26 +18,12 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def emulated():
-    return cuda_emulation.load()
-
-
 def run(emulated, problem: Problem, dtype: torch.dtype) -> list[torch.Tensor]:
     return op_outputs_and_gradients(problem, dtype, emulated, engine="group")
 
 
 def check(emulated, problem: Problem, dtype: torch.dtype) -> None:
     assert_results(problem, dtype, run(emulated, problem, dtype))
-
-
-@contextmanager
-def fault(emulated, name: str):
-    emulated.set_fault(name)
-    try:
-        yield
-    finally:
-        emulated.set_fault("none")
 
 
 @pytest.mark.parametrize("options", OPTIONS)

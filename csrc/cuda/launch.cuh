@@ -4,7 +4,6 @@
 #include <cuda_runtime.h>
 
 #include <type_traits>
-#include <utility>
 
 #include "cuda/stepwise.h"
 
@@ -27,44 +26,43 @@ Error launch(dim3 grid, dim3 block, Stream stream, void (*kernel)(Parameters...)
   return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
-// In clusters of `cluster` blocks, neighbours in x, each with so many bytes of dynamic shared memory.
+// With one attribute, and so many bytes of dynamic shared memory for each block.
 template <class... Parameters>
-Error launch_cluster(dim3 grid, dim3 block, int cluster, int shared_bytes, Stream stream, void (*kernel)(Parameters...),
-                     const std::type_identity_t<Parameters>&... arguments) {
-  for (const auto& [attribute, value] : {std::pair(cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-                                         std::pair(cudaFuncAttributeNonPortableClusterSizeAllowed, 1)})
-    if (const Error error = checked(cudaFuncSetAttribute(kernel, attribute, value))) return error;
-  cudaLaunchAttribute size{};
-  size.id = cudaLaunchAttributeClusterDimension;
-  size.val.clusterDim.x = cluster, size.val.clusterDim.y = size.val.clusterDim.z = 1;
+Error launch_with(cudaLaunchAttribute attribute, dim3 grid, dim3 block, int shared_bytes, Stream stream,
+                  void (*kernel)(Parameters...), const std::type_identity_t<Parameters>&... arguments) {
+  if (const Error error =
+          checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes)))
+    return error;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &size;
+  config.attrs = &attribute;
   config.numAttrs = 1;
   return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+// In clusters of `cluster` blocks, neighbours in x.
+template <class... Parameters>
+Error launch_cluster(dim3 grid, dim3 block, int cluster, int shared_bytes, Stream stream, void (*kernel)(Parameters...),
+                     const std::type_identity_t<Parameters>&... arguments) {
+  if (const Error error = checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)))
+    return error;
+  cudaLaunchAttribute size{};
+  size.id = cudaLaunchAttributeClusterDimension;
+  size.val.clusterDim.x = cluster, size.val.clusterDim.y = size.val.clusterDim.z = 1;
+  return launch_with(size, grid, block, shared_bytes, stream, kernel, arguments...);
 }
 
 // All blocks at the same time, or not at all.
 template <class... Parameters>
 Error launch_together(dim3 grid, dim3 block, int shared_bytes, Stream stream, void (*kernel)(Parameters...),
                       const std::type_identity_t<Parameters>&... arguments) {
-  if (const Error error =
-          checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes)))
-    return error;
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &together;
-  config.numAttrs = 1;
-  return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
+  return launch_with(together, grid, block, shared_bytes, stream, kernel, arguments...);
 }
 
 }  // namespace seq::cuda

@@ -18,6 +18,10 @@ namespace seq::ops {
 using OptionalTensor = std::optional<at::Tensor>;
 using OptionalTensors = c10::List<std::optional<at::Tensor>>;
 
+// Between the two ways to say that there is no tensor.
+inline OptionalTensor optional(const at::Tensor& t) { return t.defined() ? OptionalTensor(t) : OptionalTensor(); }
+inline at::Tensor or_undefined(const OptionalTensor& t) { return t.value_or(at::Tensor()); }
+
 // The arguments that `sequence` and `sequence_backward` share.
 struct Arguments {
   std::string cell;

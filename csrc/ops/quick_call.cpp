@@ -174,7 +174,6 @@ Outputs run_layers(const Call& call, const std::string& save) {
   };
   const at::Tensor h = shaped(call.h), c = shaped(call.c);
   const auto of_this = [&](const at::Tensor& s, int64_t l) { return s.defined() && L > 1 ? s.narrow(0, l * D, D) : s; };
-  const auto optional = [](const at::Tensor& t) { return t.defined() ? OptionalTensor(t) : OptionalTensor(); };
 
   std::vector<at::Tensor> hs, cs;
   for (int64_t l = 0; l < L; ++l) {

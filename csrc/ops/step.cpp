@@ -189,9 +189,6 @@ StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch,
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-OptionalTensor optional(const at::Tensor& t) { return t.defined() ? OptionalTensor(t) : OptionalTensor(); }
-at::Tensor or_undefined(const OptionalTensor& t) { return t.has_value() ? *t : at::Tensor(); }
-
 // The same through the op pair, whose backward can be differentiated again: seqcuda/autograd.py.
 Gradients backward_with_graph(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept,
                               const at::Tensor& dh, const at::Tensor& dc, const std::array<bool, kInputs>& needs) {

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def load():
     """The namespace of ops, `sequence` and `sequence_backward` among them. SEQCUDA_EMULATION=sanitized: that build."""
     torch.ops.load_library(build(os.environ.get("SEQCUDA_EMULATION", "plain")))
     return torch.ops.seqcuda_emulated
+
+
+@contextmanager
+def fault(emulated, name: str):
+    """A deliberate fault of the emulation, inside a ``with`` block."""
+    emulated.set_fault(name)
+    try:
+        yield
+    finally:
+        emulated.set_fault("none")
 
 
 def sanitizer_runtime() -> str:
