@@ -29,5 +29,5 @@ run forecasting --backend both --data "$data/timeseries-etth1/ETTh1.csv.gz"
 run language_model --backend both --data "$data/charlm-tinyshakespeare/input.txt.gz" --hidden 256 --epochs 2 --every 250
 run memory_resets --backend both
 run two_processes --data "$data/sentiment-mr"
-run translation --backend both --data "$data/multi30k-en-de"
+run translation --backend both --data "$data/multi30k-en-de" --epochs 5
 python examples/table.py "$out"/*
