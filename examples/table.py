@@ -60,7 +60,7 @@ def shows(name: str) -> str:
 
 def seconds(metrics: dict, side: int) -> str:
     times = list(metrics.get("seconds", {}).values())
-    return f"{times[side]:,.0f} s" if len(times) == 2 else ""
+    return f"{times[side]:,.{0 if times[side] >= 10 else 2}f} s" if len(times) == 2 else ""
 
 
 def row(name: str) -> str:
