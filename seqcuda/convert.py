@@ -115,9 +115,10 @@ def _swap(layer: torch.nn.Module, cls: type) -> None:
     if old is not _base(layer):  # the class of a parametrized layer: a subclass that holds properties
         members = {k: v for k, v in vars(old).items() if k not in ("__dict__", "__weakref__")}
         cls = type(old.__name__, (cls,), members)
-    layer.__dict__.pop("_flat_weights", None)
-    for ours in ("forget_bias", "heads", "reset_after", "save", *_OPTIONS):
-        layer.__dict__.pop(ours, None)
+    # Two lists of torch.nn's, of the weights and of weak references to them, which can be neither copied nor pickled;
+    # then what is only ours.
+    for name in ("_flat_weights", "_flat_weight_refs", "forget_bias", "heads", "reset_after", "save", *_OPTIONS):
+        layer.__dict__.pop(name, None)
     layer.__class__ = cls
     if isinstance(layer, torch.nn.RNNBase):
         layer._init_flat_weights()

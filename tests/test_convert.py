@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -101,6 +102,17 @@ def test_a_layer_itself(kind):
     assert seen == [getattr(torch.nn, kind), getattr(seqcuda, kind)]
     assert seqcuda.convert(layer, to="torch") is layer and type(layer) is getattr(torch.nn, kind)
     assert all(torch.equal(t, expected[name]) for name, t in flat(layer(x)).items())
+
+
+@ALL
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_of_a_converted_layer(kind, copied):
+    torch.manual_seed(0)
+    layer, x = getattr(torch.nn, kind)(3, 4), torch.randn(5, 3)
+    for to in ("seqcuda", "torch"):
+        other = copied(seqcuda.convert(layer, to=to))
+        assert type(other) is type(layer)
+        assert all(map(torch.equal, flat(other(x)).values(), flat(layer(x)).values()))
 
 
 @ALL
