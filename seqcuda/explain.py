@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _backend
+from . import _backend, checks
 from .forms import form_of
 from .functional import gru_cell_name, rnn_cell_name
 from .layers import Weights, autocast_dtype
@@ -85,6 +85,8 @@ def _sequence_layers(module: SequenceLayer, input: Tensor | PackedSequence) -> l
     form = form_of(name, input, module.input_size, module.batch_first)
     form.check_steps(None)
     amp = autocast_dtype(form.x, module._flat_weights)
+    if amp is None:
+        checks.check_input_dtype(form.x, module._flat_weights[0])
     width = stack.directions * weights.width
     first = form.x if amp is None else form.x.new_empty(1, dtype=amp).expand(form.x.shape)
     later = first.new_empty(1).expand(*form.x.shape[:-1], width)
@@ -101,7 +103,10 @@ def _cell(module: RNNCell | LSTMCell | GRUCell, input: Tensor) -> list[tuple]:
     else:
         name = "lstm" if isinstance(module, LSTMCell) else gru_cell_name(module.reset_after)
     weights = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh, None, None)
+    checks.check_cell_input(type(module).__name__, input, module.weight_ih)
     amp = autocast_dtype(input, weights)
+    if amp is None:
+        checks.check_input_dtype(input, module.weight_ih)
     x = input.reshape(1, -1, input.shape[-1])
     if amp is not None:
         x, weights = x.to(amp), tuple(None if w is None else w.to(amp) for w in weights)

@@ -62,3 +62,14 @@ def test_wrong_arguments():
         seqcuda.explain(torch.nn.LSTM(3, 5), torch.zeros(2, 3))
     with pytest.raises(RuntimeError, match="Expected 3, got 4"):
         seqcuda.explain(seqcuda.LSTM(3, 5), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
+@pytest.mark.parametrize("wrong", [None, torch.zeros(2, 4), torch.zeros(2, 3).long(), torch.zeros(2, 3).double()])
+def test_what_the_module_refuses(kind, wrong):
+    module = getattr(seqcuda, kind)(3, 5)
+    with pytest.raises(Exception) as refused:
+        module(wrong)
+    with pytest.raises(refused.type) as error:
+        seqcuda.explain(module, wrong)
+    assert str(error.value) == str(refused.value)
