@@ -112,9 +112,9 @@ def devices() -> tuple[str, ...]:
     return tuple(_ENGINES)
 
 
-def engines(device: str = "cpu") -> tuple[str, ...]:
-    """The compiled engines of a type of device, by name; empty where there are none."""
-    return _ENGINES.get(device, ())
+def engines(device: str | torch.device = "cpu") -> tuple[str, ...]:
+    """The compiled engines of a device, by name; empty where there are none."""
+    return _ENGINES.get(torch.device(device).type, ())
 
 
 def reason_for_reference(cell_name: str, x: Tensor, tangents: bool = True) -> str:

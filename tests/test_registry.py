@@ -45,6 +45,13 @@ def test_instruction_sets():
         _backend.compiled.set_instruction_set(before)
 
 
+def test_engines_of_a_device():
+    assert _backend.engines() == _backend.engines("cpu") == _backend.engines(torch.device("cpu", 0))
+    assert _backend.engines("meta") == ()
+    with pytest.raises(RuntimeError, match="device type at start of device string: gpu"):
+        _backend.engines("gpu")
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_step_keeps_to_its_counts(name):
     cell, (B, H) = CELLS[name], (3, 5)
