@@ -98,6 +98,8 @@ def _base(layer: torch.nn.Module) -> type:
 def _reason_to_leave(layer: torch.nn.Module, classes: dict[type, type]) -> str:
     if isinstance(layer, torch.jit.ScriptModule):
         return "it is compiled by torch.jit"
+    if _base(layer) in OURS and _base(layer) not in classes:
+        return f"torch.nn has no {_base(layer).__name__}"
     if _base(layer) not in classes:
         return f"its class {type(layer).__module__}.{type(layer).__qualname__} is not exactly one of the six"
     if not getattr(layer, "reset_after", True):

@@ -162,6 +162,8 @@ def test_what_is_left():
     ]
     assert type(net["gru"]) is seqcuda.GRU and not net["gru"].reset_after
     assert str(report[0]) == "gru: GRU, left: torch.nn has no GRU with reset_after=False"
+    with pytest.warns(UserWarning, match="torch.nn has no IndRNN"):
+        seqcuda.convert(seqcuda.IndRNN(3, 4), to="torch")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
