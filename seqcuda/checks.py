@@ -36,6 +36,7 @@ def check_input(name: str, x: Tensor, input_size: int, dims: tuple[int, ...]) ->
     """The type, number of dimensions and last dimension of the input of a sequence layer."""
     if not isinstance(x, Tensor):
         raise InputTypeError(f"{name}: input must be a Tensor or a PackedSequence, got {kind(x)}")
+    _check_dense(name, x)
     if x.dim() not in dims:
         error, what = (RuntimeError, "packed input to be 2D") if dims == (2,) else (ValueError, "input to be 2D or 3D")
         raise error(f"{name}: Expected {what}, got {x.dim()}D instead")
@@ -43,6 +44,11 @@ def check_input(name: str, x: Tensor, input_size: int, dims: tuple[int, ...]) ->
         raise RuntimeError(
             f"{name}: input.size(-1) must be equal to input_size. Expected {input_size}, got {x.size(-1)}"
         )
+
+
+def _check_dense(name: str, x: Tensor) -> None:
+    if x.layout not in (torch.strided, torch.jagged):
+        raise RuntimeError(f"{name}: input must be dense, of layout torch.strided, got {x.layout}")
 
 
 def check_batch_sizes(name: str, batch_sizes: Tensor, rows: int) -> None:
@@ -72,12 +78,13 @@ def check_input_dtype(x: Tensor, weight: Tensor) -> None:
         )
 
 
-def check_alike(name: str, argument: str, t: Tensor, x: Tensor, autocast: bool) -> None:
-    """The device and dtype of an argument: those of the input x, but any floating dtype where autocast converts."""
+def check_alike(name: str, argument: str, t: Tensor, x: Tensor, autocast: bool, whose: str = "input") -> None:
+    """The device and dtype of an argument: those of x, which is `whose`, but any floating dtype where autocast
+    converts."""
     if t.device != x.device:
-        raise RuntimeError(f"{name}: {argument} must be on the device of input, {x.device}, got {t.device}")
+        raise RuntimeError(f"{name}: {argument} must be on the device of {whose}, {x.device}, got {t.device}")
     if t.dtype != x.dtype and not (autocast and t.is_floating_point()):
-        raise RuntimeError(f"{name}: {argument} must have the dtype of input, {x.dtype}, got {t.dtype}")
+        raise RuntimeError(f"{name}: {argument} must have the dtype of {whose}, {x.dtype}, got {t.dtype}")
 
 
 def check_weights(name: str, weights: list[Tensor], shapes: list[tuple[int, ...]]) -> None:
@@ -108,7 +115,7 @@ def check_states(name: str, states: tuple[Tensor, ...], shapes: list[tuple[int, 
     for i, (state, shape) in enumerate(zip(states, shapes, strict=True)):
         hidden = "hidden" if len(states) == 1 else f"hidden[{i}]"
         if state.shape != shape:
-            batch = "batched 3-D" if len(shape) == 3 else "unbatched 2-D"
+            batch = "batched" if len(shape) == 3 else "unbatched"
             message = f"{name}: hx: Expected {hidden} size {shape}, got {list(state.shape)}"
             if state.dim() == len(shape):
                 raise RuntimeError(message)
@@ -154,14 +161,16 @@ def as_lengths(name: str, lengths, steps: int, batch: int, device: torch.device)
     return lengths if readable or device.type == "cpu" else lengths.clamp(0, steps)
 
 
-def as_resets(name: str, resets: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """`resets` as a bool tensor on `device`."""
+def as_resets(
+    name: str, resets: Tensor, shape: tuple[int, ...], device: torch.device, argument: str = "resets"
+) -> Tensor:
+    """`resets` as a bool tensor on `device`; `argument` is what the caller knows it by."""
     if not isinstance(resets, Tensor):
-        raise TypeError(f"{name}: resets must be a bool Tensor of shape {shape}, got {kind(resets)}")
+        raise TypeError(f"{name}: {argument} must be a bool Tensor of shape {shape}, got {kind(resets)}")
     if resets.dtype != torch.bool:
-        raise TypeError(f"{name}: resets must be bool, got {resets.dtype}")
+        raise TypeError(f"{name}: {argument} must be bool, got {resets.dtype}")
     if resets.shape != shape:
-        raise RuntimeError(f"{name}: resets must have shape {shape}, got {tuple(resets.shape)}")
+        raise RuntimeError(f"{name}: {argument} must have shape {shape}, got {tuple(resets.shape)}")
     return resets.to(device, non_blocking=device.type != "cpu")
 
 
@@ -187,6 +196,7 @@ def expanded_decay(name: str, decay: Tensor, shape: tuple[int, ...]) -> Tensor:
 def check_cell_input(name: str, x: Tensor, weight_ih: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise InputTypeError(f"{name}: input must be a Tensor, got {kind(x)}")
+    _check_dense(name, x)
     if x.dim() not in (1, 2):
         raise ValueError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
     if x.size(-1) != weight_ih.size(1):

@@ -49,6 +49,9 @@ class Stream:
         self._state_shapes = [(stack.num_layers, batch_size, width) for width in widths]
         self.reset()
 
+    def __repr__(self) -> str:
+        return f"{self._name}(batch_size={self._input_shape[0]})"
+
     @torch.no_grad()
     def __call__(self, x: Tensor, *, decay: Tensor | tuple[Tensor | None, ...] | None = None) -> Tensor:
         """The output of the next step; the state moves on. decay: as in the layer's `step`."""
@@ -73,6 +76,8 @@ class Stream:
     def state(self, hx: Tensor | tuple[Tensor, ...]) -> None:
         states = checks.as_states(self._name, "state", hx, self._stack.cell.state_names)
         checks.check_states(self._name, states, self._state_shapes)
+        for name, state in zip(self._stack.cell.state_names, states, strict=True):
+            checks.check_alike(self._name, f"state {name}", state, self._flat_weights[0], False, "the weights")
         self._keep([s.detach().clone() for s in states])
 
     @torch.no_grad()
@@ -80,7 +85,7 @@ class Stream:
         """Zero the state, of all rows or of those where `rows`, bool ``(B,)``, is true."""
         new = [self._flat_weights[0].new_zeros(shape) for shape in self._state_shapes]
         if rows is not None:
-            rows = checks.as_resets(self._name, rows, self._input_shape[:1], new[0].device)[:, None]
+            rows = checks.as_resets(self._name, rows, self._input_shape[:1], new[0].device, "rows")[:, None]
             old = checks.as_states(self._name, "state", self._state, self._stack.cell.state_names)
             new = [torch.where(rows, zero, s) for zero, s in zip(new, old, strict=True)]
         self._keep(new)
