@@ -35,8 +35,8 @@ class Padded:
             self.lengths = checks.as_lengths(self.name, lengths, self.steps, self.batch, self.x.device)
         elif self.steps == 0:
             raise RuntimeError(
-                f"{self.name}: Expected sequence length to be larger than 0 in RNN, got input of shape "
-                f"{tuple(self.x.shape)} (T, B, I); with lengths= it may be 0"
+                f"{self.name}: Expected sequence length to be larger than 0 in RNN, got 0 steps; with lengths= that is "
+                "no error"
             )
 
     def state_shape(self, layers: int, width: int) -> tuple[int, ...]:

@@ -95,12 +95,18 @@ TORCH_ACCEPTS = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", LAYERS + CELLS)
+# A cell takes no packed input, a PackedSequence no array.
+CALLS = [
+    (kind, form, mistake)
+    for kind in LAYERS + CELLS
+    for form in FORMS
+    for mistake in MISTAKES
+    if form != "packed" or (kind in LAYERS and mistake != "array")
+]
+
+
+@pytest.mark.parametrize(("kind", "form", "mistake"), CALLS)
 def test_call(kind, form, mistake):
-    if form == "packed" and (kind in CELLS or mistake == "array"):
-        pytest.skip("a cell takes no packed input, a PackedSequence no array")
     batch, lengths = FORMS[form]
     arguments = {} if kind in CELLS else {"num_layers": 2, "batch_first": False, "dropout": 0.5}
     case = Case(0, kind, 3, 5, 4, batch, arguments, lengths)
@@ -120,6 +126,14 @@ def test_call(kind, form, mistake):
     assert torch.equal(torch.get_rng_state(), random_state)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_sparse_input(kind):
+    with pytest.raises(
+        RuntimeError, match=f"{kind}: input must be dense, of layout torch.strided, got torch.sparse_coo"
+    ):
+        getattr(seqcuda, kind)(3, 5)(torch.ones(4, 3).to_sparse())
 
 
 @pytest.mark.parametrize("kind", LAYERS)

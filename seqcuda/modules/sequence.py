@@ -52,7 +52,7 @@ class SequenceLayer(torch.nn.RNNBase):
         """Parameters in the place of torch.nn's, where the cell or the heads ask for others."""
         name, H = type(self).__name__, self.hidden_size
         if self.proj_size and not isinstance(self, torch.nn.LSTM):
-            raise ValueError(f"{name}: proj_size is the LSTM's, got {self.proj_size}")
+            raise ValueError(f"{name}: proj_size is for the LSTM alone, got {self.proj_size}")
         if self.heads > 1 and (H % self.heads or self.proj_size):
             raise ValueError(
                 f"{name}: heads must divide hidden_size, without proj_size, got heads={self.heads}, hidden_size={H}, "
