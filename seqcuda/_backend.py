@@ -18,8 +18,13 @@ from torch import Tensor
 
 from . import _fake
 
-_BUILD_HINT = "build it with `pip install --no-build-isolation .` in the seqcuda checkout"
 BUILD_INFO = Path(__file__).with_name("_C_build.json")  # written by setup.py beside the compiled module
+_BUILD = "pip install --no-build-isolation"
+_BUILD_HINT = f"build it with `{_BUILD} .` in the seqcuda checkout"
+if (
+    BUILD_INFO.parents[1].joinpath("setup.py").exists()
+):  # Python started in a checkout takes this, not what is installed
+    _BUILD_HINT = f"`{_BUILD} -e .` builds it in this checkout; start Python elsewhere to use an installed seqcuda"
 
 
 def _load() -> tuple[ModuleType | None, str]:

@@ -62,7 +62,10 @@ def test_by_the_environment():
 def test_not_built(tmp_path):
     where = package.copy(tmp_path, extension=False)
     warning = check(package.python("-c", f"FOLDER = {str(where)!r}\n" + PROGRAM, where=where))
-    assert "pip install --no-build-isolation" in warning
+    assert "build it with `pip install --no-build-isolation .` in the seqcuda checkout" in warning
+    (where / "setup.py").touch()
+    done = package.python("-c", "import seqcuda", where=where)
+    assert "`pip install --no-build-isolation -e .` builds it in this checkout" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["panel", "nonsense"])
