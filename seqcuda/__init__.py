@@ -1,6 +1,8 @@
 """Drop-in replacements for torch.nn's recurrent layers, with fused kernels."""
 
-from . import functional
+import warnings
+
+from . import _backend, functional
 from ._backend import backend, engines
 from .convert import Conversion, convert
 from .explain import explain
@@ -32,3 +34,6 @@ __all__ = [
     "functional",
     "to_keras_weights",
 ]
+
+if _backend.compiled is None:  # said here, where the level above is whoever imports
+    warnings.warn(f"seqcuda computes in pure PyTorch: {_backend.why_not_compiled}.", RuntimeWarning, stacklevel=2)

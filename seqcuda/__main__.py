@@ -20,6 +20,7 @@ def info() -> dict:
     built = json.loads(_backend.BUILD_INFO.read_text()) if _backend.BUILD_INFO.exists() else {}
     return {
         "seqcuda": seqcuda.__version__,
+        "package": str(_backend.BUILD_INFO.parent),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",

@@ -8,7 +8,6 @@ import importlib.machinery
 import json
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -51,9 +50,6 @@ def _minor(version: str) -> str:
 compiled, why_not_compiled = _load()
 if compiled is not None:
     _fake.register()
-else:
-    warnings.warn(f"seqcuda computes in pure PyTorch: {why_not_compiled}.", RuntimeWarning, stacklevel=3)
-
 
 # Asked at every call, so known once.
 _ENGINES = {device: tuple(compiled.engines(device)) for device in compiled.devices()} if compiled else {}

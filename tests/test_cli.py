@@ -25,7 +25,7 @@ def test_info(capsys):
 def test_info_json(capsys):
     assert cli.main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["seqcuda"] == seqcuda.__version__
+    assert facts["seqcuda"] == seqcuda.__version__ and facts["package"] == str(package.ROOT / "seqcuda")
     assert set(facts["cells"]) == set(CELLS)
     assert facts["engines"] == list(seqcuda.engines())
     assert facts["extension"] == "built" or facts["extension"].startswith("absent: ")
