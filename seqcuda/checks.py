@@ -142,7 +142,7 @@ def as_lengths(name: str, lengths, steps: int, batch: int, device: torch.device)
     """
     if not isinstance(lengths, Tensor):
         try:
-            lengths = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64)
+            lengths = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             wanted = "a 1-D integer Tensor or a list of ints"
             given = lengths if isinstance(lengths, list) and len(lengths) < 10 else kind(lengths)

@@ -154,7 +154,7 @@ def hidden_and_width(cell: Cell, weights: tuple[Tensor | None, ...]) -> tuple[in
 
 def packed_alive(batch_sizes: Tensor) -> Tensor:
     """``(T, B)``, on the CPU: which rows of packed data take part in which step."""
-    return torch.arange(int(batch_sizes[0])) < batch_sizes[:, None]
+    return torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes[:, None]
 
 
 def packed_rows(batch_sizes: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

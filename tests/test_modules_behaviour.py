@@ -318,6 +318,23 @@ def test_states_of_any_stride(backend_name, kind):
             assert_close(module(x[:batch], states), theirs(x[:batch], states))
 
 
+@SEQUENCES
+def test_the_default_device_is_for_new_tensors_alone(backend_name, kind):
+    module = getattr(seqcuda, kind)(3, 4, 2, bidirectional=True, zoneout=0.5, weight_dropout=0.5).double()
+    x, hx = sample(kind)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, [5, 2])
+    resets = torch.rand(5, 2) < 0.5
+
+    def run():
+        torch.manual_seed(0)
+        given = {"resets": resets, "return_states": "gates"}
+        return module(x, hx, lengths=[5, 2], **given), module(packed, hx, **given)
+
+    expected = run()
+    with torch.device("meta"):
+        assert same(run(), expected)
+
+
 @ALL
 def test_inputs_are_not_changed(backend_name, kind):
     module, _ = pair(kind)
