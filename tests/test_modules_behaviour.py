@@ -160,6 +160,13 @@ def test_copies(kind):
 
 
 @ALL
+def test_a_module_that_was_compiled_is_pickled_without(kind):
+    module, args = pair(kind)[0], sample(kind)
+    module.compile(backend="eager", fullgraph=True)
+    assert same(pickle.loads(pickle.dumps(module))(*args), module(*args))
+
+
+@ALL
 def test_hooks(kind):
     module, _ = pair(kind)
     args, fired = sample(kind), []

@@ -203,10 +203,8 @@ class SequenceLayer(torch.nn.RNNBase):
     # torch.nn.DataParallel: a replica gets its weights as any other module's.
     _replicate_for_data_parallel = torch.nn.Module._replicate_for_data_parallel
 
-    def __getstate__(self):
-        return self.__dict__.copy()
-
     __setattr__ = torch.nn.Module.__setattr__
+    __getstate__ = torch.nn.Module.__getstate__
     __setstate__ = torch.nn.Module.__setstate__
 
 
