@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.machinery
 import json
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -182,4 +184,12 @@ def choose(cell_name: str, x: Tensor, tangents: bool = True) -> str:
         return name
     if name != "auto":
         raise RuntimeError(f"backend {name!r} cannot compute this: {reason}")
+    if compiled is not None and x.device.type not in (*_ENGINES, "meta") and not torch.compiler.is_compiling():
+        _warn_of_device(reason)
     return "reference"
+
+
+@functools.cache
+def _warn_of_device(reason: str) -> None:
+    """Once for each: on a GPU, the reference is far slower than torch.nn."""
+    warnings.warn(f"seqcuda computes in pure PyTorch: {reason}.", RuntimeWarning, stacklevel=2)

@@ -7,6 +7,7 @@ import torch
 from marks import needs_extension
 
 import seqcuda
+from seqcuda import _backend
 from seqcuda._backend import compiled
 
 
@@ -37,6 +38,19 @@ def test_the_reference():
     assert plan.engine == "reference"
     assert set(plan.not_chosen) == set(seqcuda.engines())
     assert "LSTM(3, 5) on cpu, torch.float32\n  layer 0: reference (asked for by name)" in str(explanation)
+
+
+@needs_extension
+def test_a_device_without_engines_is_said_once(monkeypatch):
+    monkeypatch.setattr(_backend, "_ENGINES", {"other": ()})
+    _backend._warn_of_device.cache_clear()
+    layer, x = seqcuda.LSTM(3, 5), torch.zeros(4, 2, 3)
+    with pytest.warns(
+        RuntimeWarning, match="pure PyTorch: no compiled engine for device cpu .compiled: other."
+    ) as said:
+        for _ in range(2):
+            layer(x, lengths=[4, 2])
+    assert len(said) == 1
 
 
 @needs_extension
