@@ -32,9 +32,12 @@ def from_keras_weights(layer: torch.nn.Module, weights: Sequence[Any]) -> None:
 
     Raises:
         TypeError: `layer` is of another kind.
-        ValueError: the number or the shape of the weights is not that of the layer, whose weights then stay.
+        ValueError: the number or the shape of the weights is not that of the layer, or a weight of the layer is
+            parametrized or pruned. The weights of the layer then stay.
     """
     groups = _parameters(layer)
+    if computed := [name for group in _names(layer) for name in group if name not in layer._parameters]:
+        raise ValueError(f"{', '.join(computed)}: parametrized or pruned, so that nothing can be copied there")
     each = len(_to_keras(layer, groups[0]))
     if len(weights) != each * len(groups):
         raise ValueError(
@@ -62,6 +65,10 @@ def to_keras_weights(layer: torch.nn.Module) -> list:
 
 def _parameters(layer: torch.nn.Module) -> list[tuple[Tensor, ...]]:
     """weight_ih, weight_hh[, bias_ih, bias_hh] of each layer and direction."""
+    return [tuple(getattr(layer, name).detach() for name in group) for group in _names(layer)]
+
+
+def _names(layer: torch.nn.Module) -> list[list[str]]:
     if isinstance(layer, (torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU)):
         names = layer._all_weights
     elif isinstance(layer, (torch.nn.RNNCell, torch.nn.LSTMCell, torch.nn.GRUCell)):
@@ -70,7 +77,9 @@ def _parameters(layer: torch.nn.Module) -> list[tuple[Tensor, ...]]:
         raise TypeError(f"layer must be an RNN, LSTM or GRU, or such a cell, got {type(layer).__name__}")
     if len(names[0]) not in (2, 4):
         raise ValueError(f"Keras has no weights for {', '.join(names[0][4 if layer.bias else 2 :])}")
-    return [tuple(getattr(layer, name).detach() for name in group) for group in names]
+    if getattr(layer, "heads", 1) > 1:
+        raise ValueError(f"Keras has no layer with heads, got heads={layer.heads}")
+    return names
 
 
 def _to_keras(layer: torch.nn.Module, group: tuple[Tensor, ...]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parametrizations, prune
 
 import seqcuda
 from seqcuda.testing import assert_close_to_exact
@@ -124,4 +125,17 @@ def test_what_does_not_fit_is_named_and_changes_nothing():
         seqcuda.from_keras_weights(torch.nn.Linear(2, 3), weights)
     with pytest.raises(ValueError, match="Keras has no weights for weight_hr_l0"):
         seqcuda.to_keras_weights(seqcuda.LSTM(I, H, proj_size=2))
+    with pytest.raises(ValueError, match="Keras has no layer with heads, got heads=2"):
+        seqcuda.to_keras_weights(seqcuda.LSTM(I, H, heads=2))
     assert torch.equal(layer.weight_ih_l0, before)
+
+
+def test_nothing_is_copied_into_a_weight_that_is_computed():
+    layer, weights = seqcuda.GRU(I, H), weights_of("GRU")
+    parametrizations.weight_norm(layer, "weight_hh_l0")
+    prune.l1_unstructured(layer, "weight_ih_l0", amount=0.5)
+    before = layer.weight_ih_l0.clone()
+    with pytest.raises(ValueError, match="weight_ih_l0, weight_hh_l0: parametrized or pruned"):
+        seqcuda.from_keras_weights(layer, weights)
+    assert torch.equal(layer.weight_ih_l0, before)
+    assert len(seqcuda.to_keras_weights(layer)) == 3
