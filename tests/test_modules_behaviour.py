@@ -71,6 +71,29 @@ def test_parameters_and_initialisation(kind, bias):
     assert repr(ours) == repr(theirs)
 
 
+@pytest.mark.parametrize("kind", [*LAYERS, "SLSTM", "IndRNN"])
+def test_signature(kind):
+    """help() shows every argument of the constructor, and each can be given so."""
+    cls = getattr(seqcuda, kind)
+    parameters = inspect.signature(cls).parameters
+    positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional[:3] == ["input_size", "hidden_size", "num_layers"] and {"save", "heads"} < set(parameters)
+    assert ("proj_size" in positional) == (kind == "LSTM") and ("nonlinearity" in positional) == (kind == "RNN")
+    defaults = {p.name: p.default for p in parameters.values() if p.default is not p.empty}
+    assert (
+        repr(cls(3, 4, **defaults))
+        == repr(cls(3, 4))
+        == repr(cls(3, 4, *list(defaults.values())[: len(positional) - 2]))
+    )
+
+    class Mine(cls):
+        def __init__(self, size):
+            super().__init__(size, size)
+
+    assert list(inspect.signature(Mine).parameters) == ["size"]
+    assert inspect.signature(type("Same", (cls,), {})) == inspect.signature(cls)
+
+
 def test_projection_and_nonlinearity():
     ours, theirs = pair("LSTM", proj_size=2, dropout=0.5, batch_first=True)
     assert repr(ours) == repr(theirs) and same(tuple(ours.parameters()), tuple(theirs.parameters()))

@@ -10,11 +10,14 @@ from .. import _backend, _dynamo, checks, layers
 from ..cells import Cell
 from ..layers import Stack
 from ..stream import Stream, check_one_direction, decay_of_one_step
+from .signature import ConstructorSignature
 from .weights import weights_of
 
 
 class SequenceLayer(torch.nn.RNNBase):
     """Base of the sequence layers. A subclass says its `cell` and derives from torch.nn's class where there is one."""
+
+    __signature__ = ConstructorSignature()
 
     save = "all"
     recurrent_dropout = weight_dropout = 0.0
