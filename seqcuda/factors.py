@@ -72,7 +72,7 @@ class Room:
     def _draw(self, layer: int, kind: str, steps: int, width: int, p: float, hit: float, miss: float) -> Tensor:
         """``(steps, B, D, width)``, B in the order of the rows of x."""
         shape = (steps, self.form.batch, self.directions * width)
-        drawn = mask(self.seed, layer, kind, shape, p, hit, miss, self.dtype)
+        drawn = mask(self.seed, layer, kind, shape, p, hit, miss, self.dtype.to_real())
         return self.form.rows_in(drawn, 1).unflatten(2, (self.directions, width))
 
 
@@ -88,7 +88,7 @@ def with_weight_dropout(weights: tuple[Tensor | None, ...], layer: int, p: float
     w_hh = weights[1::WEIGHTS_PER_DIRECTION]
     rows, columns = w_hh[0].shape
     shape = (1, len(w_hh) * rows, columns)
-    dtype = compute_dtype(w_hh[0].dtype)
+    dtype = compute_dtype(w_hh[0].dtype).to_real()
     masks = mask(seed, layer, "weight dropout", shape, p, 0.0, survivor(p), dtype)[0].split(rows)
     dropped = list(weights)
     dropped[1::WEIGHTS_PER_DIRECTION] = [w * m.to(w.dtype) for w, m in zip(w_hh, masks, strict=True)]

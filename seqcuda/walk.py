@@ -21,8 +21,8 @@ WEIGHTS_PER_DIRECTION = 6
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of computation of data: float64, or float32 also for float16 and bfloat16."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    """The type of computation of data: its own, but float32 for float16 and bfloat16."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 class Walk(NamedTuple):

@@ -216,6 +216,23 @@ def test_dtypes(backend_name, kind, dtype):
 
 
 @ALL
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_numbers(kind, dtype):
+    results = []
+    for module, of_this in zip(pair(kind), (dtype, torch.complex128), strict=True):
+        x, hx = tree_map(lambda t, to=of_this: torch.complex(t, t.flip(0)).to(to), sample(kind))
+        outputs = flat(module.to(of_this)(x.requires_grad_(), hx))
+        grads = torch.autograd.grad(sum(t.abs().sum() for t in outputs.values()), [x, *module.parameters()])
+        results.append([torch.view_as_real(t) for t in (*outputs.values(), *grads)])
+    for ours, exact in zip(*results, strict=True):
+        assert_close_to_exact(ours, exact)
+    if kind in LAYERS:
+        options = {"zoneout": 0.5, "recurrent_dropout": 0.5, "weight_dropout": 0.5}
+        y, _ = getattr(seqcuda, kind)(3, 4, dtype=dtype, **options)(x.to(dtype))
+        assert y.isfinite().all() and y.imag.any()
+
+
+@ALL
 def test_moves(kind):
     module, theirs = pair(kind)
     args = sample(kind)
