@@ -52,6 +52,7 @@ def _minor(version: str) -> str:
 compiled, why_not_compiled = _load()
 if compiled is not None:
     _fake.register()
+    os.register_at_fork(after_in_child=compiled.after_fork_in_child)
 
 # Asked at every call, so known once.
 _ENGINES = {device: tuple(compiled.engines(device)) for device in compiled.devices()} if compiled else {}

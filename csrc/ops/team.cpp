@@ -1,5 +1,7 @@
 #include "ops/team.h"
 
+#include <atomic>
+
 namespace seq::ops {
 
 std::vector<int64_t> Team::row_cuts(const PlanStorage& plan) const {
@@ -26,12 +28,15 @@ namespace {
 constexpr int64_t kRowsPerThread = 8;             // from here on each thread can afford to read all of W_hh
 constexpr int64_t kOwnCacheBytes = 384 * 1024;    // W_hh up to here stays in each thread's own L2
 constexpr int64_t kStepFlopsPerMember = 100'000;  // below, a barrier costs more than it saves
+
+std::atomic<bool> threads_at_work{false};  // some layer could use more than one, here or in its matrix products
 }  // namespace
 
 Team make_team(const Layer& layer) {
   Team team;
   team.directions = layer.directions;
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  if (threads > 1) threads_at_work.store(true, std::memory_order_relaxed);
   const int64_t members = std::max<int64_t>(1, threads / layer.directions);
   if (members == 1) return team;
   const int64_t weights = layer.cell.gates * layer.hidden * layer.width;
@@ -56,6 +61,10 @@ Team make_team(const Layer& layer) {
     team.members = by_rows;
   }
   return team;
+}
+
+void after_fork_in_child() {
+  if (threads_at_work) at::set_num_threads(1);
 }
 
 }  // namespace seq::ops
