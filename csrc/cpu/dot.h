@@ -4,9 +4,10 @@
 //   add_rows    out[b][k] += d[b][0] w[0][k] + d[b][1] w[1][k] + ..
 //   outer_rows  out[r][k]  = d[0][r] x[0][k] + d[1][r] x[1][k] + ..
 //
-// For one step there is no time to pack: every weight is read (or its gradient written) once, in order, four rows of W
-// at a time; x, d or out of the row lies in L1. What it costs is W: weights of a half type are read as they are, half
-// the bytes, and become float in a register or, where many rows b want them, in L1.
+// For one step there is no time to pack: every weight is read from memory (or its gradient written) once, in order,
+// four rows of W at a time, which lie in L1 while the rows b pass by, some of them at once so that a weight in a
+// register serves them all. Weights of a half type are read as they are, half the bytes, and become float in a register
+// or, where many rows b want them, in L1.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -82,11 +83,62 @@ SEQ_INLINE void dot_block(const typename From::W* w, int64_t ld, int64_t K, cons
   for (int r = 0; r < kRows; ++r) out[r] = sum_of(even[r] + odd[r]) + (bias ? bias[r] : T(0));
 }
 
+// The sums of the lanes of kWidth vectors v, in their order: neighbours exchange halves, and are added.
+template <class T, int kStep = 1>
+SEQ_INLINE Lanes<T> sums_of(Lanes<T>* v) {
+  constexpr int kWidth = Lanes<T>::kWidth;
+  if constexpr (kStep == kWidth) {
+    return v[0];
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth / kStep; i += 2) {
+      exchange<T, kStep>(v[i], v[i + 1], std::make_integer_sequence<int, kWidth>{});
+      v[i / 2] = v[i] + v[i + 1];
+    }
+    return sums_of<T, 2 * kStep>(v);
+  }
+}
+
+// kRows rows of w times kWidth / kRows rows of x: as many accumulators as a vector has lanes.
+template <class From, int kRows, class T>
+SEQ_INLINE void dot_tile(const typename From::W* w, int64_t ld, int64_t K, const T* x, const T* bias, T* out,
+                         int64_t ldo) {
+  using L = Lanes<T>;
+  constexpr int kWidth = L::kWidth, kBatch = kWidth / kRows;
+  L sum[kWidth];
+#pragma GCC unroll 16
+  for (int j = 0; j < kWidth; ++j) sum[j] = L(T(0));
+  const auto add = [&](int64_t k, int64_t n) __attribute__((always_inline)) {
+    L weight[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) weight[r] = From::load(w + r * ld + k, n);
+#pragma GCC unroll 4
+    for (int b = 0; b < kBatch; ++b) {
+      const L value = L::load(x + b * K + k, n);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sum[b * kRows + r] = sum[b * kRows + r] + value * weight[r];
+    }
+  };
+  int64_t k = 0;
+  for (; k + kWidth <= K; k += kWidth) add(k, kWidth);
+  if (k < K) add(k, K - k);
+  T sums[kWidth];
+  sums_of(sum).store(sums);
+#pragma GCC unroll 4
+  for (int b = 0; b < kBatch; ++b)
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) out[b * ldo + r] = sums[b * kRows + r] + (bias ? bias[r] : T(0));
+}
+
 // kRows rows of w, for all of the `batch` rows of x.
 template <class From, int kRows, class T>
 SEQ_INLINE void dot_batch(const typename From::W* w, int64_t ld, int64_t K, const T* x, int64_t batch, const T* bias,
                           T* out, int64_t ldo) {
-  for (int64_t b = 0; b < batch; ++b) dot_block<From, T, kRows>(w, ld, K, x + b * K, bias, out + b * ldo);
+  constexpr int kBatch = Lanes<T>::kWidth / kRows;
+  int64_t b = 0;
+  if constexpr (kRows == 4 && kBatch > 1)
+    for (; b + kBatch <= batch; b += kBatch) dot_tile<From, kRows>(w, ld, K, x + b * K, bias, out + b * ldo, ldo);
+  for (; b < batch; ++b) dot_block<From, T, kRows>(w, ld, K, x + b * K, bias, out + b * ldo);
 }
 
 // Rows [begin, end) of w, for all of the `batch` rows of x.
@@ -120,49 +172,86 @@ void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, in
   for (; r < end; ++r) dot_batch<From, 1>(w + r * ld, ld, K, x, batch, bias ? bias + r : nullptr, out + r, ldo);
 }
 
+// Columns [begin, end) of kBatch rows of out, to which kRows rows of w are added.
+template <int kBatch, int kRows, class T>
+SEQ_INLINE void add_block(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, T* out,
+                          int64_t ldo) {
+  using L = Lanes<T>;
+  L scale[kBatch][kRows];
+#pragma GCC unroll 4
+  for (int b = 0; b < kBatch; ++b)
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) scale[b][r] = L(d[b * rows + r]);
+  for (int64_t k = begin; k < end; k += L::kWidth) {
+    const int64_t n = end - k;
+    L weight[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) weight[r] = L::load(w + r * ld + k, n);
+#pragma GCC unroll 4
+    for (int b = 0; b < kBatch; ++b) {
+      L sum = L::load(out + b * ldo + k, n);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sum = sum + scale[b][r] * weight[r];
+      sum.store(out + b * ldo + k, n);
+    }
+  }
+}
+
+template <int kRows, class T>
+SEQ_INLINE void add_batch(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,
+                          T* out, int64_t ldo) {
+  constexpr int kBatch = SEQ_LANE_BYTES == 64 ? 4 : 2;
+  int64_t b = 0;
+  for (; b + kBatch <= batch; b += kBatch)
+    add_block<kBatch, kRows>(w, ld, rows, begin, end, d + b * rows, out + b * ldo, ldo);
+  for (; b < batch; ++b) add_block<1, kRows>(w, ld, rows, begin, end, d + b * rows, out + b * ldo, ldo);
+}
+
 // Columns [begin, end) of out, which starts from zero unless `add`.
 template <class T>
 void add_rows(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch, bool add,
               T* out, int64_t ldo) {
+  for (int64_t b = 0; b < batch && !add; ++b) __builtin_memset(out + b * ldo + begin, 0, sizeof(T) * (end - begin));
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) add_batch<4>(w + r * ld, ld, rows, begin, end, d + r, batch, out, ldo);
+  for (; r < rows; ++r) add_batch<1>(w + r * ld, ld, rows, begin, end, d + r, batch, out, ldo);
+}
+
+// kRows rows of out.
+template <int kRows, class T>
+SEQ_INLINE void outer_block(const T* d, int64_t rows, const T* x, int64_t batch, int64_t K, T* out) {
   using L = Lanes<T>;
-  constexpr int kWidth = L::kWidth, kRows = 4;
-  for (int64_t b = 0; b < batch; ++b) {
-    T* to = out + b * ldo;
-    const T* by = d + b * rows;
-    if (!add) __builtin_memset(to + begin, 0, sizeof(T) * (end - begin));
-    for (int64_t r = 0; r < rows; r += kRows) {
-      const int count = static_cast<int>(rows - r < kRows ? rows - r : kRows);
-      L scale[kRows];
-      const T* from[kRows];
-      for (int j = 0; j < kRows; ++j) {
-        scale[j] = L(j < count ? by[r + j] : T(0));
-        from[j] = w + (j < count ? r + j : r) * ld;
-      }
-      for (int64_t k = begin; k < end; k += kWidth) {
-        const int64_t n = end - k;
-        L sum = L::load(to + k, n);
+  constexpr int kVectors = SEQ_LANE_BYTES == 64 ? 4 : 2, kWidth = L::kWidth;
+  for (int64_t k = 0; k < K; k += kVectors * kWidth) {
+    L sum[kRows][kVectors];
 #pragma GCC unroll 4
-        for (int j = 0; j < kRows; ++j) sum = sum + scale[j] * L::load(from[j] + k, n);
-        sum.store(to + k, n);
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[r][j] = L(T(0));
+    for (int64_t b = 0; b < batch; ++b) {
+      L value[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) value[j] = L::load(x + b * K + k + j * kWidth, K - k - j * kWidth);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const L scale(d[b * rows + r]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sum[r][j] = sum[r][j] + scale * value[j];
       }
     }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[r][j].store(out + r * K + k + j * kWidth, K - k - j * kWidth);
   }
 }
 
 // Rows [begin, end) of out [.., K]; d [batch, rows].
 template <class T>
 void outer_rows(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K, T* out) {
-  using L = Lanes<T>;
-  constexpr int kWidth = L::kWidth;
-  for (int64_t r = begin; r < end; ++r) {
-    T* to = out + r * K;
-    for (int64_t k = 0; k < K; k += kWidth) {
-      const int64_t n = K - k;
-      L sum = L(d[r]) * L::load(x + k, n);
-      for (int64_t b = 1; b < batch; ++b) sum = sum + L(d[b * rows + r]) * L::load(x + b * K + k, n);
-      sum.store(to + k, n);
-    }
-  }
+  int64_t r = begin;
+  for (; r + 4 <= end; r += 4) outer_block<4>(d + r, rows, x, batch, K, out + r * K);
+  for (; r < end; ++r) outer_block<1>(d + r, rows, x, batch, K, out + r * K);
 }
 
 }  // namespace seq::SEQ_ISA

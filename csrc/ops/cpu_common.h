@@ -35,7 +35,7 @@ inline at::Tensor chunk_rows_of(const at::Tensor& flat, const PlanStorage& plan,
 template <class T>
 void product_into(const cpu::Kernels<T>& kernels, at::Tensor out, const at::Tensor& a, const at::Tensor& w,
                   const at::Tensor& bias) {
-  if (a.size(0) <= few_rows::kFew && a.is_contiguous()) {
+  if (a.size(0) <= few_rows::kFewToDot && a.is_contiguous()) {
     few_rows::dot(kernels, w.template const_data_ptr<T>(), w.size(0), w.size(1), a.template const_data_ptr<T>(),
                   a.size(0), data_or_null<T>(bias), out.template mutable_data_ptr<T>(), out.stride(0));
   } else if (bias.defined()) {

@@ -1,5 +1,5 @@
-// The three products of a step over B rows, with weights w [R, K] as they lie. Few rows: own kernels, each of which
-// reads or writes every weight once, in order; more: ATen.
+// The three products of a step over B rows, with weights w [R, K] as they lie. Few rows: own kernels (cpu/dot.h), each
+// of which reads or writes every weight once, in order; more: ATen.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -11,7 +11,9 @@
 
 namespace seq::ops::few_rows {
 
-constexpr int64_t kFew = 4, kWeightsPerTask = 32768;
+// Up to how many rows ours were the faster ones.
+constexpr int64_t kFewToDot = 64, kFewToAdd = 16, kFewToOuter = 8;
+constexpr int64_t kWeightsPerTask = 32768;
 
 // Rows of `width` numbers per task.
 inline int64_t grain(int64_t width) { return std::max<int64_t>(4, kWeightsPerTask / std::max<int64_t>(width, 1)); }
@@ -21,7 +23,7 @@ at::Tensor matrix(const T* at, int64_t rows, int64_t columns) {
   return at::from_blob(const_cast<T*>(at), {rows, columns}, at::CppTypeToScalarType<T>::value);
 }
 
-// out [B, ldo] = x [B, K] w^T (+ bias), the first R of each row; for B <= kFew.
+// out [B, ldo] = x [B, K] w^T (+ bias), the first R of each row; for B <= kFewToDot.
 template <class T>
 void dot(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const T* x, int64_t B, const T* bias, T* out,
          int64_t ldo) {
@@ -44,7 +46,7 @@ void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, i
     return;
   }
   const T* at = w.const_data_ptr<T>();
-  if (B <= kFew) return dot(kernels, at, R, K, x, B, bias, out, R);
+  if (B <= kFewToDot) return dot(kernels, at, R, K, x, B, bias, out, R);
   at::Tensor to = matrix(out, B, R);
   if (bias)
     at::addmm_out(to, matrix(bias, 1, R), matrix(x, B, K), w.t());
@@ -56,7 +58,7 @@ void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, i
 template <class T>
 void add_transposed(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const T* d, int64_t B, bool add,
                     T* out) {
-  if (B <= kFew) {
+  if (B <= kFewToAdd) {
     at::parallel_for(0, K, grain(R),
                      [&](int64_t begin, int64_t end) { kernels.add_rows(w, K, R, begin, end, d, B, add, out, K); });
     return;
@@ -71,7 +73,7 @@ void add_transposed(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64
 // out [R, K] = d [B, R]^T x [B, K]
 template <class T>
 void outer(const cpu::Kernels<T>& kernels, const T* d, const T* x, int64_t B, int64_t R, int64_t K, T* out) {
-  if (B <= kFew) {
+  if (B <= kFewToOuter) {
     at::parallel_for(0, R, grain(K),
                      [&](int64_t begin, int64_t end) { kernels.outer_rows(d, R, begin, end, x, B, K, out); });
     return;

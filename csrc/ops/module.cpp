@@ -77,7 +77,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         TORCH_CHECK_VALUE(cpu::set_instruction_set(name), "this machine cannot run instruction set '", name, "'");
       },
       py::arg("name"), "Use another CPU build, in the whole process.");
-  m.def("after_fork_in_child", &after_fork_in_child, "Keeps the child of a fork from waiting for threads it does not have.");
+  m.def("after_fork_in_child", &after_fork_in_child,
+        "Keeps the child of a fork from waiting for threads it does not have.");
   m.def("explain", &explain, py::arg("cell"), py::arg("x"), py::arg("weights"), py::arg("batch_sizes"),
         py::arg("reverse"), py::arg("engine"), "Which engine runs a layer, and why.");
   m.def("quick_call", &quick_call, "The call of a cell, or of a stack of layers, of plain tensors; else None.");

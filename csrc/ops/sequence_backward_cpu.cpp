@@ -5,6 +5,7 @@
 #include "ops/cpu_common.h"
 #include "ops/engines.h"
 #include "ops/gradients.h"
+#include "ops/large_pages.h"
 #include "ops/sequence.h"
 
 namespace seq::ops {
@@ -57,8 +58,10 @@ class LayerBackward {
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
     // Where every row of x is written once, its gradient need not start from zero.
     dx_once_ = D == 1 && !plan_.data_rows.defined();
-    if (needs.x)
-      dx_ = dx_once_ ? at::empty({layer.rows, layer.input}, options_) : at::zeros({layer.rows, layer.input}, options_);
+    if (needs.x) {
+      dx_ = empty_in_large_pages({layer.rows, layer.input}, options_);
+      if (!dx_once_) dx_.zero_();
+    }
     if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, options_);
     if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, options_);
     if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, options_);
@@ -95,10 +98,14 @@ class LayerBackward {
       }
       for (int64_t d = 0; d < layer_.directions; ++d) products(d, chunks_of[d], xs[d], entering[d], j == chunks - 1);
     }
-    if (chunks == 0)
-      for (auto& dir : directions_)
+    for (auto& dir : directions_) {
+      if (chunks == 0) {
         for (const auto& g : dir.grads.all())
           if (g.defined()) g.zero_();
+      } else if (needs_.groups == 0 && one_sum(dir.grads)) {
+        dir.grads.b_hh.copy_(dir.grads.b_ih);
+      }
+    }
     return results();
   }
 
@@ -127,8 +134,8 @@ class LayerBackward {
       dir.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, d) : at::zeros({S - 1, B, H}, options_), 1);
       b.dc = dir.dc.template mutable_data_ptr<T>();
     }
-    dir.dgx = at::empty({rows, G * H}, options_);
-    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, options_);
+    dir.dgx = empty_in_large_pages({rows, G * H}, options_);
+    dir.dgh = layer_.cell.same_grads ? dir.dgx : empty_in_large_pages({rows, G * H}, options_);
     b.dgx = dir.dgx.template mutable_data_ptr<T>();
     b.dgh = dir.dgh.template mutable_data_ptr<T>();
     if (layer_.projected()) {
@@ -299,11 +306,16 @@ class LayerBackward {
     });
   }
 
+  // Both biases have the same gradient: summed once.
+  bool one_sum(const DirectionWeights& g) const {
+    return layer_.cell.same_grads && g.b_ih.defined() && g.b_hh.defined();
+  }
+
   void weight_gradients(const DirectionWeights& g, const Factors& f, bool add) const {
     const int64_t H = layer_.hidden;
     if (g.w_ih.defined()) multiply(g.w_ih, f.dgx.t(), f.x, add);
     if (g.b_ih.defined()) accumulate_sum(!add, g.b_ih, f.dgx);
-    if (g.b_hh.defined()) accumulate_sum(!add, g.b_hh, f.dgh);
+    if (g.b_hh.defined() && !one_sum(g)) accumulate_sum(!add, g.b_hh, f.dgh);
     if (g.w_hh.defined()) {
       for (int p = 0; p < kernels_.phases; ++p) {
         const int64_t begin = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - begin;

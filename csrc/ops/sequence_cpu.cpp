@@ -1,5 +1,6 @@
 // The forward of a layer on the CPU: input products by ATen in chunks of time, the walk by the engine.
 #include "ops/engines.h"
+#include "ops/large_pages.h"
 #include "ops/one_step.h"
 #include "ops/sequence.h"
 
@@ -67,10 +68,10 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
 
   const States states(a, layer);
   const at::Tensor x = flat_rows(a.x, layer);
-  at::Tensor y = at::empty({rows, D * P}, options);
+  at::Tensor y = empty_in_large_pages({rows, D * P}, options);
   at::Tensor h_n = at::empty({D, B, P}, options), c_n = at::empty({S - 1, D, B, H}, options);
-  at::Tensor c_all = at::empty({kept.states ? S - 1 : 0, D, rows, H}, options);
-  at::Tensor saved = at::empty({kept.gates ? D : 0, rows, layer.saved_width}, options);
+  at::Tensor c_all = empty_in_large_pages({kept.states ? S - 1 : 0, D, rows, H}, options);
+  at::Tensor saved = empty_in_large_pages({kept.gates ? D : 0, rows, layer.saved_width}, options);
   const bool scratch = kernels.phases > 1 && !kept.gates;
   // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
   if (plan.plan.order)
@@ -90,7 +91,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
     }
     set_walk(dir.f, a, layer, plan, d, dir.weights, states, y, c_all);
     dir.h = at::empty({2, B, P}, options);
-    dir.gx = at::empty({chunk_rows, G * H}, options);
+    dir.gx = empty_in_large_pages({chunk_rows, G * H}, options);
     dir.f.h[0] = dir.h[0].template mutable_data_ptr<T>();
     dir.f.h[1] = dir.h[1].template mutable_data_ptr<T>();
     if (states.factors.drop.defined()) {

@@ -55,8 +55,8 @@ struct Team {
 // The rule, from the sizes and the threads at hand.
 Team make_team(const Layer& layer);
 
-// In the child of a fork. OpenMP's threads stayed with the parent, but the runtime waits for them: where a layer had put
-// them to work, torch is told that there is one thread.
+// In the child of a fork. OpenMP's threads stayed with the parent, but the runtime waits for them: where a layer had
+// put them to work, torch is told that there is one thread.
 void after_fork_in_child();
 
 }  // namespace seq::ops
