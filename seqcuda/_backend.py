@@ -54,6 +54,7 @@ if compiled is not None:
     _fake.register()
     os.register_at_fork(after_in_child=compiled.after_fork_in_child)
 
+
 # Asked at every call, so known once.
 _ENGINES = {device: tuple(compiled.engines(device)) for device in compiled.devices()} if compiled else {}
 _CELLS = frozenset(compiled.cells()) if compiled else frozenset()

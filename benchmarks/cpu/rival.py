@@ -84,9 +84,9 @@ def goals(rows: list[dict]):
 SECTION = Section(
     "onnxruntime",
     f"""The time of onnxruntime (CPU provider, the same number of threads, models by seqcuda.onnx.export) over the time
-of seqcuda, inference. Its threads stop to spin after a run, and before every sample both rest for {REST * 1e3:.0f} ms, so
-that no thread of the other one is in the way. The mean is the geometric one over the shapes of more than one step. Shapes with more than {MOST} GFLOP in an
-LSTM's forward are timed with fewer steps.""",
+of seqcuda, inference. Its threads stop to spin after a run, and before every sample both rest for {REST * 1e3:.0f} ms,
+so that no thread of the other one is in the way. The mean is the geometric one over the shapes of more than one step.
+Shapes with more than {MOST} GFLOP in an LSTM's forward are timed with fewer steps.""",
     cases,
     goals,
     (
