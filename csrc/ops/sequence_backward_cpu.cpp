@@ -45,7 +45,7 @@ class LayerBackward {
         needs_(needs),
         kernels_(*cpu::kernels<T>(layer.cell.index)),
         plan_(make_plan(a, layer)),
-        team_(make_team(layer)),
+        team_(make_team(layer, plan_.dense())),
         options_(a.x.options().dtype(layer.compute)),
         states_(a, layer) {
     x_ = flat_rows(a.x, layer);

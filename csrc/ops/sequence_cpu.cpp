@@ -118,7 +118,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
     fill_entering(dir.f, plan);
   }
 
-  const Team team = make_team(layer);
+  const Team team = make_team(layer, plan.dense());
   for (int64_t k0 = 0; k0 < layer.steps; k0 += steps) {
     const int64_t k1 = std::min(k0 + steps, layer.steps);
     for (int64_t d = 0; d < D; ++d) {

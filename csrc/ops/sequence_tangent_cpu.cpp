@@ -92,7 +92,7 @@ class LayerTangent {
         backward_(std::find(needs.all.begin(), needs.all.end(), true) != needs.all.end()),
         kernels_(*cpu::kernels<T>(layer.cell.index)),
         plan_(make_plan(a.inputs, layer)),
-        team_(make_team(layer)),
+        team_(make_team(layer, plan_.dense())),
         options_(a.inputs.x.options().dtype(layer.compute)),
         states_(a.inputs, layer) {
     const auto &in = a.inputs, &v = a.directions;

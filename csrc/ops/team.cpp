@@ -28,11 +28,12 @@ namespace {
 constexpr int64_t kRowsPerThread = 8;             // from here on each thread can afford to read all of W_hh
 constexpr int64_t kOwnCacheBytes = 384 * 1024;    // W_hh up to here stays in each thread's own L2
 constexpr int64_t kStepFlopsPerMember = 100'000;  // below, a barrier costs more than it saves
+constexpr double kThin = 0.8;                     // of all steps and rows alive: rows end one after the other
 
 std::atomic<bool> threads_at_work{false};  // some layer could use more than one, here or in its matrix products
 }  // namespace
 
-Team make_team(const Layer& layer) {
+Team make_team(const Layer& layer, int64_t alive) {
   Team team;
   team.directions = layer.directions;
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
@@ -43,14 +44,16 @@ Team make_team(const Layer& layer) {
   const int64_t bytes = weights * static_cast<int64_t>(at::elementSize(layer.compute));
   const int64_t rows_per_member = bytes <= kOwnCacheBytes ? 1 : kRowsPerThread;
   const int64_t by_rows = std::min(members, layer.batch / rows_per_member);
-  if (by_rows == members) {
+  // A step of one or two rows takes as long as one of more, so a thread's few rows should not thin out on their own.
+  const bool together = alive < kThin * layer.steps * layer.batch && layer.batch < members * kRowsPerThread;
+  if (by_rows == members && !together) {
     team.split = Team::Split::kRows;
     team.members = members;
     return team;
   }
   const int64_t by_units = std::min(members, 2 * layer.batch * weights / kStepFlopsPerMember);
 #if AT_PARALLEL_OPENMP
-  if (by_units > std::max<int64_t>(by_rows, 1)) {
+  if (by_units > std::max<int64_t>(together ? 1 : by_rows, 1)) {
     team.split = Team::Split::kUnits;
     team.members = by_units;
     return team;

@@ -52,8 +52,8 @@ struct Team {
   std::vector<int64_t> row_cuts(const PlanStorage& plan) const;
 };
 
-// The rule, from the sizes and the threads at hand.
-Team make_team(const Layer& layer);
+// The rule, from the sizes, the rows alive summed over the steps, and the threads at hand.
+Team make_team(const Layer& layer, int64_t alive);
 
 // In the child of a fork. OpenMP's threads stayed with the parent, but the runtime waits for them: where a layer had
 // put them to work, torch is told that there is one thread.
