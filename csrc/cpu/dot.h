@@ -250,7 +250,8 @@ SEQ_INLINE void outer_block(const T* d, int64_t rows, const T* x, int64_t batch,
 template <class T>
 void outer_rows(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K, T* out) {
   int64_t r = begin;
-  for (; r + 4 <= end; r += 4) outer_block<4>(d + r, rows, x, batch, K, out + r * K);
+  // What one row of the batch costs is the writing of out, which is fastest in order.
+  for (; batch > 1 && r + 4 <= end; r += 4) outer_block<4>(d + r, rows, x, batch, K, out + r * K);
   for (; r < end; ++r) outer_block<1>(d + r, rows, x, batch, K, out + r * K);
 }
 

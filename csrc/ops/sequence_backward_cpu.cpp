@@ -134,8 +134,8 @@ class LayerBackward {
       dir.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, d) : at::zeros({S - 1, B, H}, options_), 1);
       b.dc = dir.dc.template mutable_data_ptr<T>();
     }
-    dir.dgx = empty_in_large_pages({rows, G * H}, options_);
-    dir.dgh = layer_.cell.same_grads ? dir.dgx : empty_in_large_pages({rows, G * H}, options_);
+    dir.dgx = at::empty({rows, G * H}, options_);
+    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, options_);
     b.dgx = dir.dgx.template mutable_data_ptr<T>();
     b.dgh = dir.dgh.template mutable_data_ptr<T>();
     if (layer_.projected()) {

@@ -91,7 +91,7 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
     }
     set_walk(dir.f, a, layer, plan, d, dir.weights, states, y, c_all);
     dir.h = at::empty({2, B, P}, options);
-    dir.gx = empty_in_large_pages({chunk_rows, G * H}, options);
+    dir.gx = at::empty({chunk_rows, G * H}, options);
     dir.f.h[0] = dir.h[0].template mutable_data_ptr<T>();
     dir.f.h[1] = dir.h[1].template mutable_data_ptr<T>();
     if (states.factors.drop.defined()) {

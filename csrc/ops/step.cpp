@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "ops/large_pages.h"
 #include "ops/one_step.h"
 
 namespace seq::ops {
@@ -17,7 +18,7 @@ namespace seq::ops {
 namespace {
 
 at::Tensor empty(at::IntArrayRef shape, const at::Tensor& like) {
-  return at::detail::empty_cpu(shape, like.scalar_type());
+  return in_large_pages(at::detail::empty_cpu(shape, like.scalar_type()));
 }
 
 struct Sizes {
