@@ -63,6 +63,9 @@ _TANGENTS = frozenset(
     for device in _ENGINES
     if torch._C._dispatch_has_kernel_for_dispatch_key("seqcuda::sequence_tangent", device.upper())
 )
+_STACKS = frozenset(
+    device for device in _ENGINES if torch._C._dispatch_has_kernel_for_dispatch_key("seqcuda::stack", device.upper())
+)
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _NAMES = ("auto", "reference", *dict.fromkeys(name for names in _ENGINES.values() for name in names))
 
@@ -142,6 +145,11 @@ def reason_for_reference(cell_name: str, x: Tensor, tangents: bool = True) -> st
 def has_tangents(device: torch.device) -> bool:
     """Whether the op that derivatives in one direction need is compiled for a device."""
     return device.type in _TANGENTS
+
+
+def has_stacks(device: torch.device) -> bool:
+    """Whether a device walks layers one on another at the same time."""
+    return device.type in _STACKS
 
 
 def quick_call(

@@ -13,6 +13,7 @@ def register() -> None:
     """Register the fake implementations; the ops must have been loaded."""
     torch.library.register_fake("seqcuda::sequence", _sequence)
     torch.library.register_fake("seqcuda::sequence_backward", _sequence_backward)
+    torch.library.register_fake("seqcuda::stack", _stack)
     torch.library.register_fake("seqcuda::mask", _mask)
     torch.library.register_fake("seqcuda::sequence_tangent", _sequence_tangent)
 
@@ -66,6 +67,19 @@ def _sequence_backward(
         decay(1),
         [like(w, need, *groups) for w, need in zip(weights, of_weights, strict=True)],
     )
+
+
+def _stack(
+    cell, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c, reverse, saves, engine,
+    detach_every=0, options=(),
+) -> tuple[list[Tensor], ...]:  # fmt: skip
+    layers, each = [], WEIGHTS_PER_DIRECTION
+    for i, save in enumerate(saves):
+        h = None if h0 is None else h0[i : i + 1]
+        own = (cell, x, weights[i * each : (i + 1) * each], h, c0, lengths, batch_sizes, resets, reset_h, reset_c)
+        layers.append(_sequence(*own, reverse, save, engine))
+        x = layers[-1][0]
+    return tuple(map(list, zip(*layers, strict=True)))
 
 
 def _mask(seed, stream, steps, rows, units, probability, hit, miss, dtype) -> Tensor:

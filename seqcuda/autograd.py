@@ -22,8 +22,12 @@ from .cells import CELLS
 from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk
 
 
-def sequence(walk: Walk, inputs: Inputs) -> Outputs:
-    """Walk one layer over time, differentiably, by the selected backend. Shapes: seqcuda/walk.py."""
+def sequence(walk: Walk, inputs: Inputs, computed: tuple[Tensor, ...] | None = None) -> Outputs:
+    """Walk one layer over time, differentiably, by the selected backend. Shapes: seqcuda/walk.py.
+
+    Args:
+        computed: what `stack` has computed for it.
+    """
     engine = _backend.choose(walk.cell.name, inputs.x, _has_tangents(walk, inputs))
     if engine == "reference":
         return reference.sequence(walk, inputs)
@@ -34,14 +38,12 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
         transformed or any(t is not None and t.requires_grad for t in tensors)
     )
     exporting = torch.compiler.is_exporting() and walk.save == "all"  # a program asks for that itself: see below
-    if walk.return_gates:
-        walk = walk._replace(save="all")
-    elif not differentiable or exporting:
-        walk = walk._replace(save="states" if walk.return_states else "nothing")
+    walk = walk._replace(save=_kept(walk, differentiable and not exporting))
     if (differentiable or transformed) and not torch.compiler.is_compiling():
-        y, h_n, c_n, c_all, saved = _apply(Sequence, tensors, walk, engine)
+        outputs = _apply(Sequence, tensors, walk, engine, computed=[] if computed is None else [computed])
     else:  # a compiler sees the op, whose Autograd kernel is `sequence_with_graph`
-        y, h_n, c_n, c_all, saved = _forward_op(walk, engine, inputs)
+        outputs = computed or _forward_op(walk, engine, inputs)
+    y, h_n, c_n, c_all, saved = outputs
     return Outputs(
         y,
         h_n,
@@ -49,6 +51,43 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
         c_all if walk.return_states else None,
         _gates(walk, inputs, y, saved) if walk.return_gates else None,
     )
+
+
+def stack(walk: Walk, inputs: Inputs) -> list[tuple[Tensor, ...] | None]:
+    """For each of the layers one on another in one direction what `sequence` is to take as computed: where a device
+    walks layers at the same time. Elsewhere None.
+
+    Args:
+        inputs: as for one layer, with the layers in the place of the directions and the weights of all of them.
+    """
+    layers = len(inputs.weights) // WEIGHTS_PER_DIRECTION
+    if torch.compiler.is_compiling() or not _backend.has_stacks(inputs.x.device):
+        return [None] * layers
+    engine = _backend.choose(walk.cell.name, inputs.x)
+    if engine == "reference" or torch._C._are_functorch_transforms_active() or _backend.forward_mode():
+        return [None] * layers
+    given = [t for t in inputs._replace(weights=()).tensors() if t is not None]
+    saves, differentiable = [], any(t.requires_grad for t in given)
+    for i in range(layers):
+        own = inputs.weights[i * WEIGHTS_PER_DIRECTION : (i + 1) * WEIGHTS_PER_DIRECTION]
+        differentiable = differentiable or any(w is not None and w.requires_grad for w in own)
+        saves.append(_kept(walk, differentiable and torch.is_grad_enabled()))
+    with torch.no_grad():  # the graph is made by `sequence`, layer by layer
+        outputs = torch.ops.seqcuda.stack.default(
+            walk.cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
+            inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, saves, engine, walk.detach_every,
+            walk.cell.options,
+        )  # fmt: skip
+    return list(zip(*outputs, strict=True))
+
+
+def _kept(walk: Walk, differentiable: bool) -> str:
+    """What the forward keeps."""
+    if walk.return_gates:
+        return "all"
+    if differentiable:
+        return walk.save
+    return "states" if walk.return_states else "nothing"
 
 
 def _gates(walk: Walk, inputs: Inputs, y: Tensor, saved: Tensor) -> Tensor:
@@ -111,6 +150,8 @@ class _Call:
         groups: 0, or into how many groups of neighbours the rows of the batch fall, each with its own gradient of the
             weights, in a first dimension.
         there: which tensors there are.
+        computed: the outputs of `Sequence`, where `stack` has computed them. It takes them out: a graph that holds its
+            own outputs is never freed.
     """
 
     walk: Walk
@@ -118,6 +159,7 @@ class _Call:
     needs: tuple[bool, ...]
     groups: int
     there: tuple[bool, ...]
+    computed: list[tuple[Tensor, ...]]
 
     def spread(self, tensors) -> tuple:
         return _spread(self.there, tensors)
@@ -126,9 +168,9 @@ class _Call:
         return _gather(self.there, tensors)
 
 
-def _apply(function, tensors, walk: Walk, engine: str, needs: tuple[bool, ...] = (), groups: int = 0):
+def _apply(function, tensors, walk: Walk, engine: str, needs: tuple[bool, ...] = (), groups: int = 0, computed=None):
     there = tuple(t is not None for t in tensors)
-    return function.apply(_Call(walk, engine, needs, groups, there), *_gather(there, tensors))
+    return function.apply(_Call(walk, engine, needs, groups, there, computed or []), *_gather(there, tensors))
 
 
 class _Fold(NamedTuple):
@@ -183,6 +225,8 @@ class Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(call: _Call, *tensors: Tensor):
+        if call.computed:
+            return call.computed.pop()
         return _forward_op(call.walk, call.engine, Inputs.from_tensors(call.spread(tensors)))
 
     @staticmethod

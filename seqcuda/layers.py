@@ -244,19 +244,23 @@ def run(
 
 def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, resets, reset, room: Room):
     walk, D, L = stack.walk(), stack.directions, stack.num_layers
-    finals, steps = [], []
+    finals, steps, computed = [], [], [None] * L
+    dropout = stack.dropout > 0 and stack.training
+    if L > 1 and D == 1 and stack.plain and not dropout and all(d is None for d in room.decays):
+        of_all = (*_h_and_others(start), form.lengths, form.batch_sizes, resets, *_h_and_others(reset))
+        computed = autograd.stack(walk, Inputs(x, sum(weights.per_layer, ()), *of_all))
     for layer, layer_weights in enumerate(weights.per_layer):
         h0, c0 = _of_layer(start, layer, D, L)
         reset_h, reset_c = _of_layer(reset, layer, D, L)
         given = with_weight_dropout(layer_weights, layer, stack.weight_dropout, room.seed)
         factors = room.factors(layer)
         inputs = Inputs(x, given, h0, c0, form.lengths, form.batch_sizes, resets, reset_h, reset_c, factors)
-        out = autograd.sequence(walk, inputs)
+        out = autograd.sequence(walk, inputs, computed[layer])
         finals.append((out.h_n, *_members(out.c_n)))
         if stack.return_states:
             steps.append(_steps(walk, form, out, h0, c0))
         x = out.y
-        if stack.dropout and stack.training and layer < L - 1:
+        if dropout and layer < L - 1:
             x = F.dropout(x, stack.dropout)
     final = tuple(form.state_out(_join(parts, 0)) for parts in zip(*finals, strict=True))
     result = form.output(x), final if len(final) > 1 else final[0]

@@ -70,6 +70,8 @@ class Runner:
     def selected(self) -> Iterator[None]:
         threads = torch.get_num_threads()
         before = _backend.compiled.instruction_set() if self.instruction_set else ""
+        switch = torch.backends.cudnn.rnn
+        precision, switch.fp32_precision = switch.fp32_precision, "ieee"
         try:
             if self.instruction_set:
                 _backend.compiled.set_instruction_set(self.instruction_set)
@@ -78,6 +80,7 @@ class Runner:
             with _backend.backend(self.backend):
                 yield
         finally:
+            switch.fp32_precision = precision
             torch.set_num_threads(threads)
             if self.instruction_set:
                 _backend.compiled.set_instruction_set(before)

@@ -8,6 +8,7 @@ import seqcuda
 from seqcuda._backend import compiled
 
 torch.set_num_threads(1)  # the problems are tiny; tests of threading ask for more themselves
+torch.backends.cudnn.allow_tf32 = False  # float32 is held against float32, on a GPU and in its emulation
 
 
 @pytest.fixture(params=["reference", *seqcuda.engines(), "auto"])

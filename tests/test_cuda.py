@@ -300,6 +300,17 @@ def test_a_wrong_index_is_noticed(emulated, cell):
 
 def sanitized(*arguments: str) -> subprocess.CompletedProcess:
     """Python with the sanitized build."""
+def test_rows_that_have_ended_cost_nothing():
+    """Their threads touch nothing but the lengths; those of other rows, whose memory is not there, end the process."""
+    program = f"import cuda_emulation as c; [c.load().step_without_memory(cell, {{}}) for cell in {sorted(CELLS)}]"
+    for length, ends_well in ((3, True), (5, False)):
+        ran = subprocess.run(
+            [sys.executable, "-c", program.format(length)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True, text=True, timeout=600, check=False, cwd=cuda_emulation.ROOT,
+        )  # fmt: skip
+        assert (ran.returncode == 0) == ends_well, ran.stderr
+
+
     environment = {
         "SEQCUDA_EMULATION": "sanitized",
         "LD_PRELOAD": cuda_emulation.sanitizer_runtime(),

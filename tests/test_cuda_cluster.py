@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -70,15 +71,19 @@ def test_weights_beyond_the_registers(emulated):
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_tf32(emulated, cell):
-    """TF32 has the mantissa of float16, so that the rival is the reference in float16."""
+    """TF32 has the mantissa of float16, so that the rival is the reference in float16. The switch is that of recurrent
+    layers, not that of other products."""
     problem = Problem(cell, T=5, B=9, H=70, **RAGGED)
     exact = outputs_and_gradients(problem, torch.float64, "reference")
     rival = [t.float() for t in outputs_and_gradients(problem, torch.float16, "reference")]
     true = run(emulated, problem, torch.float32)
-    with knob(emulated.set_tf32, True, False):
+    rnn, matmul = torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+    with knob(partial(setattr, rnn, "fp32_precision"), "tf32", rnn.fp32_precision):
         ours = run(emulated, problem, torch.float32)
     assert_within_rule(joined(ours), joined(rival), joined(exact))
     assert not torch.equal(joined(ours), joined(true))
+    with knob(partial(setattr, matmul, "fp32_precision"), "tf32", matmul.fp32_precision):
+        assert torch.equal(joined(run(emulated, problem, torch.float32)), joined(true))
 
 
 @pytest.mark.parametrize("save", ["all", "states"])

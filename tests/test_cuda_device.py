@@ -16,13 +16,16 @@ from seqcuda import testing
 
 pytestmark = [marks.gpu, marks.needs_gpu]
 KINDS = pytest.mark.parametrize("kind", LAYERS)
+STACKS = pytest.mark.parametrize("kind", [*LAYERS, "stacked LSTM"])  # whose layers are walked at the same time
 ENGINES = pytest.mark.parametrize("engine", ["auto", *seqcuda.engines("cuda")], indirect=True)
-T, B, I, H = 12, 6, 24, 40
+T, B, I, H = 40, 6, 24, 40
 
 
 def layer_and_input(kind, device="cuda", dtype=torch.float32, **options):
     torch.manual_seed(0)
-    layer = getattr(seqcuda, kind)(I, H, num_layers=2, bidirectional=True, device=device, dtype=dtype, **options)
+    stacked, kind = "stacked" in kind, kind.split()[-1]
+    form = {"num_layers": 3 if stacked else 2, "bidirectional": not stacked}
+    layer = getattr(seqcuda, kind)(I, H, **form, device=device, dtype=dtype, **options)
     return layer, torch.randn(T, B, I, device=device, dtype=dtype)
 
 
@@ -49,11 +52,11 @@ def engine(request):
         yield name
 
 
-@KINDS
+@STACKS
 @ENGINES
 def test_a_captured_forward(kind, engine):
     layer, x = layer_and_input(kind)
-    lengths = torch.tensor([12, 3, 0, 7, 12, 1], device="cuda")
+    lengths = torch.tensor([T, 3, 0, 7, T, 1], device="cuda")
     with torch.inference_mode():
         layer(x, lengths=lengths)
         graph = torch.cuda.CUDAGraph()
@@ -67,7 +70,7 @@ def test_a_captured_forward(kind, engine):
             assert_same([y], [layer(x, lengths=lengths)[0]])
 
 
-@KINDS
+@STACKS
 @ENGINES
 def test_a_captured_forward_and_backward(kind, engine):
     layer, x = layer_and_input(kind)
@@ -94,7 +97,7 @@ def test_make_graphed_callables(kind):
     assert_same(results(graphed, x), expected)
 
 
-@KINDS
+@STACKS
 @ENGINES
 def test_two_streams_at_once(kind, engine):
     pairs = [layer_and_input(kind) for _ in range(2)]
@@ -112,7 +115,7 @@ def test_two_streams_at_once(kind, engine):
             assert_same(ours, theirs)
 
 
-@KINDS
+@STACKS
 @ENGINES
 def test_work_is_in_the_order_of_the_current_stream(kind, engine):
     """x is written late, by the same stream: whoever computes on another one would read it early."""
@@ -128,16 +131,16 @@ def test_work_is_in_the_order_of_the_current_stream(kind, engine):
     assert_same(found, expected)
 
 
-@KINDS
+@STACKS
 @ENGINES
 @pytest.mark.parametrize("form", ["padded", "packed", "lengths, resets"])
 def test_the_host_never_waits(kind, engine, form):
     layer, x = layer_and_input(kind)
     given = {}
     if form == "packed":
-        x = pack_padded_sequence(x, torch.tensor([12, 12, 7, 5, 2, 1]))
+        x = pack_padded_sequence(x, torch.tensor([T, T, 7, 5, 2, 1]))
     elif form == "lengths, resets":
-        given = {"lengths": torch.tensor([12, 3, 0, 7, 12, 1], device="cuda")}
+        given = {"lengths": torch.tensor([T, 3, 0, 7, T, 1], device="cuda")}
         given["resets"] = torch.rand(T, B, device="cuda") < 0.2
 
     def run():
@@ -181,18 +184,13 @@ def test_autocast(kind, dtype):
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_against_cudnn(kind, dtype):
-    """The rule with its own rival; the switch of cuDNN's TF32 is off."""
+    """The rule with its own rival."""
     layer, x = layer_and_input(kind, dtype=dtype)
     theirs = getattr(torch.nn, kind)(I, H, num_layers=2, bidirectional=True, device="cuda", dtype=dtype)
     theirs.load_state_dict(layer.state_dict())
     exact = layer_and_input(kind, dtype=torch.float64)[0]
     exact.load_state_dict(layer.state_dict())
-    switch = torch.backends.cudnn.rnn
-    before, switch.fp32_precision = switch.fp32_precision, "ieee"
-    try:
-        rival = results(theirs, x)
-    finally:
-        switch.fp32_precision = before
+    rival = results(theirs, x)
     with seqcuda.backend("reference"):
         wanted = results(exact, x.double())
     for ours, of_cudnn, right in zip(results(layer, x), rival, wanted, strict=True):

@@ -75,17 +75,7 @@ ClusterShape forward_shape(const ClusterLayer& layer) { return *best_shape<Forwa
 ClusterShape backward_shape(const ClusterLayer& layer) { return *best_shape<BackwardLayout>(layer, Limits()); }
 
 const ClusterKernels* cluster_kernels(int cell, Math math) {
-  switch (math) {
-    case Math::kTf32:
-      return cluster_kernels_for<Math::kTf32>(cell);
-    case Math::kFloat32:
-      return cluster_kernels_for<Math::kFloat32>(cell);
-    case Math::kBfloat16:
-      return cluster_kernels_for<Math::kBfloat16>(cell);
-    case Math::kFloat16:
-      return cluster_kernels_for<Math::kFloat16>(cell);
-  }
-  __builtin_unreachable();
+  return with_math(math, [&](auto kind) { return cluster_kernels_for<kind()>(cell); });
 }
 
 }  // namespace seq::cuda

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 
 #include "cuda/stepwise.h"
 
@@ -13,6 +14,22 @@ namespace seq::cuda {
 
 // What products are made of. kFloat32: three of TF32 for each, which together are a product in float32.
 enum class Math { kTf32, kFloat32, kBfloat16, kFloat16 };
+
+// call(std::integral_constant<Math, math>())
+template <class Call>
+auto with_math(Math math, const Call& call) {
+  switch (math) {
+    case Math::kTf32:
+      return call(std::integral_constant<Math, Math::kTf32>());
+    case Math::kFloat32:
+      return call(std::integral_constant<Math, Math::kFloat32>());
+    case Math::kBfloat16:
+      return call(std::integral_constant<Math, Math::kBfloat16>());
+    case Math::kFloat16:
+      return call(std::integral_constant<Math, Math::kFloat16>());
+  }
+  __builtin_unreachable();
+}
 
 // The steps of one launch in one direction, steps t0 .. t0 + count in time.
 struct ClusterSteps {

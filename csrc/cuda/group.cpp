@@ -66,17 +66,7 @@ int* group_failure() {
 }
 
 const ClusterKernels* group_kernels(int cell, Math math) {
-  switch (math) {
-    case Math::kTf32:
-      return group_kernels_for<Math::kTf32>(cell);
-    case Math::kFloat32:
-      return group_kernels_for<Math::kFloat32>(cell);
-    case Math::kBfloat16:
-      return group_kernels_for<Math::kBfloat16>(cell);
-    case Math::kFloat16:
-      return group_kernels_for<Math::kFloat16>(cell);
-  }
-  __builtin_unreachable();
+  return with_math(math, [&](auto kind) { return group_kernels_for<kind()>(cell); });
 }
 
 }  // namespace seq::cuda

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) begin(Forward f, int64_t batch, Step
   }
 }
 
-// The last phase also acts for the rows that only begin at the next step.
+// Whoever takes no part returns at once; the last phase also acts for the rows that only begin at the next step.
 template <class Cell, class S, int kPhase>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, ForwardStep s) {
   using W = Stepwise<Cell, S>;
@@ -58,10 +58,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
   using T = typename W::T;
   constexpr bool kLast = kPhase == W::kLastPhase;
   const int64_t b = this_row(), u = this_unit(), H = f.hidden, row = s.now.first + b;
-  if (u >= H || b >= (kLast ? rows_of(s.now, s.next) : s.now.alive)) return;
-  const bool projected = f.width != H;
+  const bool part = takes_part(f, s.now, b), projected = f.width != H;
+  if (u >= H || !(part || (kLast && takes_part(f, s.next, b)))) return;
 
-  if (takes_part(f, s.now, b)) {
+  if (part) {
     L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates], saved[W::kSavedOrOne];
     L p[W::kParametersOrOne];
     W::load_parameters(f, u, p);
@@ -96,15 +96,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
         store<S>(f.y, row * f.y_stride + u, state_new[0]);
       }
     }
-  } else if (kLast && b < s.now.alive) {
-    const L zeros[W::kSavedOrOne] = {};
-    if (s.saved) W::store_saved(f, s.saved, b, u, zeros);
-    if (f.c_all)
-      for (int e = 0; e < W::kExtra; ++e) store<T>(f.c_all, e * f.c_all_plane + row * H + u, L(0));
-    if (projected)
-      store<S>(f.operand, b * H + u, L(0));
-    else
-      store<S>(f.y, row * f.y_stride + u, L(0));
   }
   if constexpr (kLast) {
     if (!projected) enter_h<Cell, S>(f, s.next, b, u);
@@ -117,12 +108,11 @@ __global__ void __launch_bounds__(kThreads) project(Forward f, ForwardStep s) {
   using T = Compute<S>;
   using L = Lane<T>;
   const int64_t b = this_row(), u = this_unit(), P = f.width, row = s.now.first + b;
-  if (u >= P || b >= rows_of(s.now, s.next)) return;
-  if (b < s.now.alive) {
-    const bool part = takes_part(f, s.now, b);
-    L h = part ? load<T>(s.gh, b * P + u) : L(0);
-    if (part && f.factors.keep_h) h = mixed<T>(f.factors.keep_h, s.now.t, b, u, load<S>(f.h, b * P + u), h);
-    if (part) store<S>(f.h, b * P + u, h);
+  if (u >= P) return;
+  if (takes_part(f, s.now, b)) {
+    L h = load<T>(s.gh, b * P + u);
+    if (f.factors.keep_h) h = mixed<T>(f.factors.keep_h, s.now.t, b, u, load<S>(f.h, b * P + u), h);
+    store<S>(f.h, b * P + u, h);
     store<S>(f.y, row * f.y_stride + u, h);
   }
   enter_h<Cell, S>(f, s.next, b, u);
@@ -181,8 +171,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
   using T = typename W::T;
   constexpr bool kLast = kPhase == W::kLastPhase;
   const int64_t b = this_row(), u = this_unit(), H = w.hidden, row = s.now.first + b;
-  if (u >= H || b >= (kLast ? rows_of(s.now, s.after) : s.now.alive)) return;
-  const bool projected = w.width != H, part = takes_part(w, s.now, b);
+  const bool part = takes_part(w, s.now, b), projected = w.width != H;
+  if (u >= H || !(part || (kLast && takes_part(w, s.after, b)))) return;
 
   L ds[W::kStates];
   ds[0] = projected ? L(0) : kLast ? take_h<Cell, S>(w, s, b, u) : load<T>(w.dh, b * H + u);
@@ -230,11 +220,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
       store<S>(s.dgx, (b * W::kGates + g) * H + u, dgx[g]);
       if (!Traits::kSameGrads) store<S>(s.dgh, (b * W::kGates + g) * H + u, dgh[g]);
     }
-  } else if (b < s.now.alive) {
-    for (int g = 0; g < W::kGates; ++g) {
-      store<S>(s.dgx, (b * W::kGates + g) * H + u, L(0));
-      if (!Traits::kSameGrads) store<S>(s.dgh, (b * W::kGates + g) * H + u, L(0));
-    }
   }
   if (!projected) store<T>(w.dh, b * H + u, ds[0]);
 #pragma unroll
@@ -245,14 +230,13 @@ template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) backward_project(Backward w, BackwardStep s) {
   using T = Compute<S>;
   const int64_t b = this_row(), u = this_unit(), P = w.width;
-  if (u >= P || b >= rows_of(s.now, s.after)) return;
+  const bool part = takes_part(w, s.now, b);
+  if (u >= P || !(part || takes_part(w, s.after, b))) return;
   Lane<T> dh = take_h<Cell, S>(w, s, b, u);
-  if (takes_part(w, s.now, b)) {
+  if (part) {
     Lane<T> whole = dh + load_or_zero<S>(w.dy, (s.now.first + b) * w.dy_stride + u);
     dh = take_part<T>(w.factors.keep_h, s.now.t, b, u, whole, 0);
     store<S>(s.dh_out, b * P + u, whole);
-  } else if (b < s.now.alive) {
-    store<S>(s.dh_out, b * P + u, Lane<T>(0));
   }
   store<T>(w.dh, b * P + u, dh);
 }

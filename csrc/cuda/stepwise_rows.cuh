@@ -36,24 +36,21 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) recompute(Walk w, Ste
   using L = typename W::L;
   const int64_t r = this_row(), u = this_unit(), H = w.hidden;
   const TableRow at = row_of_table(table, r);
-  if (!at.exists || u >= H) return;
-  L saved[W::kSavedOrOne] = {}, operand(0);
-  if (takes_part(w, at.now, at.b)) {
-    L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates];
-    L p[W::kParametersOrOne];
-    W::load_parameters(w, u, p);
-    W::template load_gates<kPhase>(w, rows.gx, rows.gh, r, u, gx, gh);
-    if constexpr (kPhase > 0) W::load_saved(w, rows.saved, r, u, saved);
-    W::load_entering(w, at.now, at.before, at.b, u, state);
-    W::Traits::template forward<kPhase>(gx, gh, state, p, state_new, saved);
-    if constexpr (kPhase < W::kLastPhase)
-      operand =
-          times<typename W::T>(w.factors.drop, at.now.t, at.b, u, Cell::template operand<kPhase + 1>(saved, state));
-    else if (W::has_keep(w))
-      W::store_new(w, rows.saved, r, u, state_new);
-  }
+  if (!at.exists || u >= H || !takes_part(w, at.now, at.b)) return;
+  L gx[W::kGates], gh[W::kGates], state[W::kStates], state_new[W::kStates], saved[W::kSavedOrOne];
+  L p[W::kParametersOrOne];
+  W::load_parameters(w, u, p);
+  W::template load_gates<kPhase>(w, rows.gx, rows.gh, r, u, gx, gh);
+  if constexpr (kPhase > 0) W::load_saved(w, rows.saved, r, u, saved);
+  W::load_entering(w, at.now, at.before, at.b, u, state);
+  W::Traits::template forward<kPhase>(gx, gh, state, p, state_new, saved);
   W::store_saved(w, rows.saved, r, u, saved);
-  if constexpr (kPhase < W::kLastPhase) store<S>(rows.out, r * H + u, operand);
+  if constexpr (kPhase < W::kLastPhase) {
+    const L operand = Cell::template operand<kPhase + 1>(saved, state);
+    store<S>(rows.out, r * H + u, times<typename W::T>(w.factors.drop, at.now.t, at.b, u, operand));
+  } else if (W::has_keep(w)) {
+    W::store_new(w, rows.saved, r, u, state_new);
+  }
 }
 
 // rows.out [rows, units]: call(row, r, u), or 0 where a row does not take part.

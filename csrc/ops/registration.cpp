@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "ops/mask.h"
+#include "ops/stack.h"
 #include "ops/tangent.h"
 
 namespace seq::ops {
@@ -72,6 +73,7 @@ struct Autograd<Result(Args...)> {
 TORCH_LIBRARY(seqcuda, m) {
   m.def(kSequenceSchema);
   m.def(kSequenceBackwardSchema);
+  m.def(kStackSchema);
   m.def(kMaskSchema);
   m.def(kSequenceTangentSchema);
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -78,6 +80,19 @@ struct Pushed {
 
 std::mutex launches;
 std::set<void*> streams;
+
+struct Given {
+  Work work;
+  void* awaited;  // a stream that must have done so much before
+  uint64_t count;
+};
+struct Queue {
+  std::deque<Given> given;
+  uint64_t count = 0, done = 0;
+};
+std::map<void*, Queue> queues;
+bool later = false;  // work is not done at once
+
 std::vector<Block> cluster;  // that runs
 Barrier whole_cluster;
 std::vector<Pushed> under_way;
@@ -164,25 +179,8 @@ const char* run_cluster(const std::function<void()>& kernel) {
   return lost && fault == Fault::kNone ? "a block has ended while data were on their way to it" : nullptr;
 }
 
-}  // namespace
-
-const char* refusal(const Launch& launch, size_t parameter_bytes) {
-  const auto& [grid, block, cluster, together, shared_bytes, stream] = launch;
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
-    return "invalid configuration argument: grid";
-  if (block.x == 0 || block.y == 0 || block.z == 0 || block.z > 64 || block.x * block.y * block.z > 1024)
-    return "invalid configuration argument: block";
-  if (together && grid.x * grid.y * grid.z > static_cast<unsigned>(multiprocessors))
-    return "too many blocks in cooperative launch";
-  if (cluster == 0 || cluster > 16 || grid.x % cluster != 0) return "invalid configuration argument: cluster";
-  if (shared_bytes > kSharedBytes) return "invalid configuration argument: shared memory";
-  if (parameter_bytes > 4096) return "invalid configuration argument: parameters";
-  return nullptr;
-}
-
-std::set<void*> take_streams() { return std::exchange(streams, {}); }
-
-const char* run(const Launch& launch, const std::function<void()>& kernel) {
+// The threads of a grid.
+const char* run_now(const Launch& launch, const std::function<void()>& kernel) {
   const std::lock_guard lock(launches);
   streams.insert(launch.stream);
   const Dim3 &grid = launch.grid, &block = launch.block;
@@ -205,6 +203,72 @@ const char* run(const Launch& launch, const std::function<void()>& kernel) {
     if (const char* error = run_cluster(kernel)) return error;
   }
   return nullptr;
+}
+
+// Streams in any order, until this one has done all it was given.
+const char* finish(void* stream) {
+  const char* error = nullptr;
+  while (!queues[stream].given.empty()) {
+    std::vector<Queue*> ready;
+    for (auto& [_, queue] : queues)
+      if (!queue.given.empty() && queues[queue.given.front().awaited].done >= queue.given.front().count)
+        ready.push_back(&queue);
+    if (ready.empty()) return "deadlock: every stream waits";
+    Queue& queue = *ready[order() % ready.size()];
+    const Given next = std::move(queue.given.front());
+    queue.given.pop_front();
+    ++queue.done;
+    if (const char* wrong = next.work()) error = wrong;
+  }
+  return error;
+}
+
+}  // namespace
+
+const char* refusal(const Launch& launch, size_t parameter_bytes) {
+  const auto& [grid, block, cluster, together, shared_bytes, stream] = launch;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    return "invalid configuration argument: grid";
+  if (block.x == 0 || block.y == 0 || block.z == 0 || block.z > 64 || block.x * block.y * block.z > 1024)
+    return "invalid configuration argument: block";
+  if (together && grid.x * grid.y * grid.z > static_cast<unsigned>(multiprocessors))
+    return "too many blocks in cooperative launch";
+  if (cluster == 0 || cluster > 16 || grid.x % cluster != 0) return "invalid configuration argument: cluster";
+  if (shared_bytes > emulation::shared_bytes) return "invalid configuration argument: shared memory";
+  if (parameter_bytes > 4096) return "invalid configuration argument: parameters";
+  return nullptr;
+}
+
+std::set<void*> take_streams() { return std::exchange(streams, {}); }
+
+const char* give(void* stream, Work work) {
+  if (!later) return work();
+  Queue& queue = queues[stream];
+  queue.given.push_back({std::move(work), stream, 0});
+  ++queue.count;
+  return nullptr;
+}
+
+const char* wait_for(void* waiting, void* awaited, void* host) {
+  later = true;
+  if (fault != (waiting == host ? Fault::kNoJoin : Fault::kNoWaits)) {
+    Queue& queue = queues[waiting];
+    queue.given.push_back({[]() -> const char* { return nullptr; }, awaited, queues[awaited].count});
+    ++queue.count;
+  }
+  if (waiting != host) return nullptr;
+  const char* error = finish(host);
+  later = std::any_of(queues.begin(), queues.end(), [](const auto& named) { return !named.second.given.empty(); });
+  return error;
+}
+
+bool forget_work() {
+  queues.clear();
+  return std::exchange(later, false);
+}
+
+const char* run(const Launch& launch, const std::function<void()>& kernel) {
+  return give(launch.stream, [=] { return run_now(launch, kernel); });
 }
 
 void wait_until(const std::function<bool()>& ready) {

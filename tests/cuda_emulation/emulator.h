@@ -21,7 +21,7 @@ struct Index3 {
 
 // The machine: an H100.
 inline int multiprocessors = 132;
-constexpr size_t kSharedBytes = 227 << 10;  // of a block
+inline size_t shared_bytes = 227 << 10;  // of a block
 
 struct Launch {
   Dim3 grid, block;
@@ -37,9 +37,19 @@ const char* refusal(const Launch& launch, size_t parameter_bytes);
 // The streams that kernels were launched on since the last call.
 std::set<void*> take_streams();
 
-// Every thread of the grid, one launch at a time. Null, or what went wrong, after which no thread runs any more: every
-// thread waits, or data were on their way to a block that has ended.
+// Every thread of the grid, one launch at a time, when the stream comes to it. Null, or what went wrong, after which no
+// thread runs any more: every thread waits, or data were on their way to a block that has ended.
 const char* run(const Launch& launch, const std::function<void()>& kernel);
+
+// Streams. Work is done at once, until one stream waits for another: from then on in any order that streams and their
+// waits allow. Null, or what went wrong.
+using Work = std::function<const char*()>;
+const char* give(void* stream, Work work);
+// What `waiting` is given from now on comes after what `awaited` has been given so far. The host reads what `host` has
+// done: all that its work depends on is done now.
+const char* wait_for(void* waiting, void* awaited, void* host);
+// Forgets the work for which nobody has waited; true: there was some.
+bool forget_work();
 
 // Lets the other threads run until `ready`. For barriers.
 void wait_until(const std::function<bool()>& ready);
@@ -85,6 +95,8 @@ enum class Fault {
   kNoBarriers,    // barriers of every kind let everybody pass
   kShiftedIndex,  // the last thread of a block takes itself for its neighbour
   kLostCounts,    // nothing is raised
+  kNoWaits,       // no stream waits but that of the host
+  kNoJoin,        // that one does not wait
 };
 void set_fault(Fault fault);
 void set_seed(uint64_t seed);

@@ -8,26 +8,45 @@
 #include "ops/cuda/engines.h"
 #include "ops/cuda/sequence.h"
 #include "ops/mask.h"
-#include "ops/unboxed.h"
+#include "ops/stack.h"
 #include "self_test.h"
 
 namespace {
 int64_t emulated_capability = 90;
-int64_t emulated_stream = 0;
-bool emulated_tf32 = false;
+int64_t stream_of_caller = 0, stream_now = 0;
+int64_t products_until_out_of_memory = -1;
 }  // namespace
 
 // In the place of csrc/ops/cuda/device.cpp.
 namespace seq::ops {
 
-cuda::Stream current_stream(const at::Device&) { return reinterpret_cast<cuda::Stream>(emulated_stream); }
+static c10::Stream numbered(const at::Device& device, int64_t stream) {
+  return c10::Stream(c10::Stream::UNSAFE, device, stream);
+}
+static cuda::Stream pointer(int64_t stream) { return reinterpret_cast<cuda::Stream>(stream); }
+
+c10::Stream current_stream(const at::Device& device) { return numbered(device, stream_now); }
+
+cuda::Stream launch_stream(const at::Device&) { return pointer(stream_now); }
+
+c10::Stream exchange_stream(const c10::Stream& stream) {
+  return numbered(stream.device(), std::exchange(stream_now, stream.id()));
+}
+
+c10::Stream side_stream(const at::Device& device, int64_t i) { return numbered(device, 1000 + i); }
+
+void wait_for(const c10::Stream& waiting, const c10::Stream& awaited) {
+  check_launch(emulation::wait_for(pointer(waiting.id()), pointer(awaited.id()), pointer(stream_of_caller)));
+}
 
 int compute_capability(const at::Device&) { return static_cast<int>(emulated_capability); }
 
-bool tf32_allowed() { return emulated_tf32; }
-
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
-  at::mm_out(out, a.to(out.scalar_type()), b.to(out.scalar_type()));
+  TORCH_CHECK_WITH(OutOfMemoryError, products_until_out_of_memory-- != 0, "out of memory, on purpose");
+  check_launch(emulation::give(pointer(stream_now), [=]() mutable -> const char* {
+    at::mm_out(out, a.to(out.scalar_type()), b.to(out.scalar_type()));
+    return nullptr;
+  }));
 }
 
 }  // namespace seq::ops
@@ -39,12 +58,14 @@ void set_fault(const std::string& name) {
   static const std::map<std::string, Fault> faults{{"none", Fault::kNone},
                                                    {"no barriers", Fault::kNoBarriers},
                                                    {"shifted index", Fault::kShiftedIndex},
-                                                   {"lost counts", Fault::kLostCounts}};
+                                                   {"lost counts", Fault::kLostCounts},
+                                                   {"no waits", Fault::kNoWaits},
+                                                   {"no join", Fault::kNoJoin}};
   TORCH_CHECK_VALUE(faults.contains(name), "no fault is named ", name);
   emulation::set_fault(faults.at(name));
 }
 
-void set_stream(int64_t stream) { emulated_stream = stream; }
+void set_stream(int64_t stream) { stream_of_caller = stream_now = stream; }
 
 std::vector<int64_t> take_streams() {
   std::vector<int64_t> numbers;
@@ -100,6 +121,39 @@ at::Tensor multiply(const std::string& type, const at::Tensor& a, const at::Tens
   return out;
 }
 
+seq::ops::StackResult stack(const seq::ops::Arguments& a, const std::vector<std::string>& saves,
+                            const std::string& engine) {
+  const auto nothing_is_left = [] {
+    TORCH_CHECK(!emulation::forget_work(), "a stream has work for which nobody has waited");
+  };
+  nothing_is_left();
+  seq::ops::StackResult result = seq::ops::stack_cuda(a, saves, engine);
+  nothing_is_left();
+  return result;
+}
+
+// Two steps of rows of so many steps, forward and backward, with no memory but their lengths.
+void step_without_memory(const std::string& cell, int64_t length) {
+  using namespace seq::cuda;
+  const auto& counts = seq::ops::cell_counts(cell);
+  const Kernels& kernels = stepwise_kernels(counts.index, Type::kFloat);
+  const std::vector<int64_t> lengths(5, length);
+  const Step first{3, 0, 5}, second{4, 5, 5};
+  Forward f;
+  Backward b;
+  for (Walk* walk : {static_cast<Walk*>(&f), static_cast<Walk*>(&b)})
+    walk->hidden = walk->width = walk->y_stride = 70, walk->lengths = lengths.data();
+  b.dy_stride = 70;
+  ForwardStep forward;
+  forward.now = first, forward.next = second;
+  BackwardStep backward;
+  backward.now = second, backward.before = first;
+  for (int p = 0; p < counts.phases; ++p) {
+    seq::ops::check_launch(kernels.forward[p](f, forward, nullptr));
+    seq::ops::check_launch(kernels.backward[p](b, backward, nullptr));
+  }
+}
+
 void deadlock() { seq::ops::check_launch(wait_for_ever()); }
 
 }  // namespace
@@ -108,6 +162,7 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def(seq::ops::kSequenceSchema);
   m.def(seq::ops::kSequenceBackwardSchema);
   m.def(seq::ops::kMaskSchema);
+  m.def(seq::ops::kStackSchema);
   m.def("set_fault(str name) -> ()", &set_fault);
   m.def("set_seed(int seed) -> ()", &set_seed);
   m.def("set_stream(int stream) -> ()", &set_stream);
@@ -118,10 +173,13 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def("cluster_shape(str cell, int batch, int hidden, int directions, int math, bool backward) -> int[]",
         &cluster_shape);
   m.def("set_multiprocessors(int count) -> ()", [](int64_t n) { emulation::multiprocessors = static_cast<int>(n); });
+  m.def("run_out_of_memory_after(int products) -> ()", [](int64_t n) { products_until_out_of_memory = n; });
+  m.def("set_shared_bytes(int bytes) -> ()", [](int64_t bytes) { emulation::shared_bytes = bytes; });
+  m.def("forget_work() -> bool", &emulation::forget_work);
   m.def("set_chunk_bytes(int bytes) -> ()", [](int64_t bytes) { seq::ops::cuda_chunk_bytes = bytes; });
-  m.def("set_tf32(bool allowed) -> ()", [](bool allowed) { emulated_tf32 = allowed; });
   m.def("exchange(int blocks, int bytes, bool waits) -> Tensor", &exchange);
   m.def("multiply(str type, Tensor a, Tensor b) -> Tensor", &multiply);
+  m.def("step_without_memory(str cell, int length) -> ()", &step_without_memory);
   m.def("deadlock() -> ()", &deadlock);
 }
 
@@ -129,4 +187,8 @@ TORCH_LIBRARY_IMPL(seqcuda_emulated, CPU, m) {
   m.impl("sequence", &seq::ops::sequence<seq::ops::sequence_cuda>);
   m.impl("sequence_backward", &seq::ops::sequence_backward<seq::ops::sequence_backward_cuda>);
   m.impl("mask", &seq::ops::mask_cuda);
+  m.impl("stack", &seq::ops::stack<&stack>);
 }
+
+// For calls that mix devices: the dispatcher sends them where a GPU's would go.
+TORCH_LIBRARY_IMPL(seqcuda_emulated, Meta, m) { m.impl("sequence", &seq::ops::sequence<seq::ops::sequence_cuda>); }

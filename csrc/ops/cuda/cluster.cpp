@@ -37,10 +37,6 @@ constexpr OnChip kCluster{&cuda::cluster_kernels, &cuda::cluster_refusal, &cuda:
 constexpr OnChip kGroup{&cuda::group_kernels, &cuda::group_refusal, &cuda::group_forward_shape,
                         &cuda::group_backward_shape};
 
-const cuda::ClusterKernels& kernels_of(const OnChip& engine, const Layer& layer) {
-  return *engine.kernels(layer.cell.index, math_of(layer));
-}
-
 // A block of engine "group" that waits in vain gives up and says so, when the launch is long over.
 void check_failure() {
   int* const failed = cuda::group_failure();
@@ -72,104 +68,89 @@ struct Exchange {
 // Where the rows of packed data lie goes to the kernels in a table.
 int64_t most_steps(const Layer& layer) { return layer.packed ? cuda::kStepsPerTable : kAnySteps; }
 
-// The rows of the batch, the longest first. Undefined: as they come.
-at::Tensor order_of(const CudaLayer& c) {
-  return c.lengths.defined() ? at::argsort(c.lengths, /*stable=*/true, /*dim=*/0, /*descending=*/true) : at::Tensor();
-}
-
-// Of each direction.
-std::vector<at::Tensor> packed_weights(const CudaLayer& c, const cuda::ClusterKernels& kernels, bool backward) {
-  std::vector<at::Tensor> all;
-  for (const auto& w : c.weights) {
-    all.push_back(at::empty({cuda::packed_bytes(cluster_layer(c.layer))}, c.x.options().dtype(at::kByte)));
-    check_launch(kernels.pack(w.w_hh.data_ptr(), c.layer.hidden, backward, all.back().data_ptr(), c.stream));
+// What the forward and the backward share.
+class OnChipWalk {
+ public:
+  OnChipWalk(const CudaLayer& c, const OnChip& engine, bool backward)
+      : kernels(*engine.kernels(c.layer.cell.index, math_of(c.layer))),
+        shape((backward ? engine.backward_shape : engine.forward_shape)(cluster_layer(c.layer))),
+        c_(c) {
+    if (c.lengths.defined()) order_ = at::argsort(c.lengths, /*stable=*/true, /*dim=*/0, /*descending=*/true);
+    for (const auto& w : c.weights) {
+      weights_.push_back(at::empty({cuda::packed_bytes(cluster_layer(c.layer))}, c.x.options().dtype(at::kByte)));
+      check_launch(kernels.pack(w.w_hh.data_ptr(), c.layer.hidden, backward, weights_.back().data_ptr(), c.stream()));
+    }
   }
-  return all;
-}
 
-void set_steps(cuda::ClusterWalk& walk, const CudaLayer& c, const at::Tensor& order, int64_t d, const Chunk& chunk) {
-  cuda::ClusterSteps& s = walk.steps;
-  s.t0 = chunk.t0, s.count = static_cast<int>(chunk.t1 - chunk.t0), s.batch = c.layer.batch;
-  s.begins = chunk.k0 == 0;
-  s.reverse = c.reverse[d], s.packed = c.layer.packed;
-  s.order = data_or_null<int64_t>(order);
-  if (s.packed) {
-    const cuda::StepTable table = cuda::make_step_table(c.plan.plan, chunk.t0, chunk.t1, s.reverse);
-    s.base = table.start[0];
-    for (int i = 0; i < table.count + 3; ++i) s.start[i] = static_cast<int32_t>(table.start[i] - s.base);
+  void set(cuda::ClusterWalk& walk, int64_t d, const Chunk& chunk) const {
+    cuda::ClusterSteps& s = walk.steps;
+    s.t0 = chunk.t0, s.count = static_cast<int>(chunk.t1 - chunk.t0), s.batch = c_.layer.batch;
+    s.begins = chunk.k0 == 0;
+    s.reverse = c_.reverse[d], s.packed = c_.layer.packed;
+    s.order = data_or_null<int64_t>(order_);
+    if (s.packed) {
+      const cuda::StepTable table = cuda::make_step_table(c_.plan.plan, chunk.t0, chunk.t1, s.reverse);
+      s.base = table.start[0];
+      for (int i = 0; i < table.count + 3; ++i) s.start[i] = static_cast<int32_t>(table.start[i] - s.base);
+    }
+    walk.weights = weights_[d].data_ptr();
+    walk.gates_first = chunk.r0;
   }
-  walk.gates_first = chunk.r0;
-}
+
+  const cuda::ClusterKernels& kernels;
+  const cuda::ClusterShape shape;
+
+ private:
+  const CudaLayer& c_;
+  at::Tensor order_;                 // the rows of the batch, the longest first; undefined: as they come
+  std::vector<at::Tensor> weights_;  // packed, of each direction
+};
 
 class ClusterForward : public LayerForward {
  public:
   ClusterForward(const Arguments& a, const Layer& layer, const Kept& kept, const OnChip& engine)
-      : LayerForward(a, layer, kept, most_steps(layer)),
-        kernels_(kernels_of(engine, layer)),
-        order_(order_of(c_)),
-        weights_(packed_weights(c_, kernels_, false)),
-        shape_(engine.forward_shape(cluster_layer(layer))) {
-    // Nobody walks the steps after the end of a row.
-    if (c_.lengths.defined())
-      for (at::Tensor* t : {&y_, &c_all_, &saved_}) t->zero_();
-  }
+      : LayerForward(a, layer, kept, most_steps(layer)), on_chip_(c_, engine, /*backward=*/false) {}
 
  private:
   void walk(int64_t k0, int64_t k1) override {
     std::vector<cuda::ClusterForward> walks(layer_.directions);
     for (int64_t d = 0; d < layer_.directions; ++d) {
-      set_steps(walks[d], c_, order_, d, c_.chunk(k0, k1, d));
+      on_chip_.set(walks[d], d, c_.chunk(k0, k1, d));
       walks[d].walk = directions_[d].f;
-      walks[d].weights = weights_[d].data_ptr();
       walks[d].gx = directions_[d].gx.data_ptr();
       walks[d].saved = row_pointer(directions_[d].saved, 0);
     }
-    const Exchange exchange(shape_, c_.x.options());
-    check_launch(kernels_.forward(walks.data(), shape_, exchange.memory, c_.stream));
+    const Exchange exchange(on_chip_.shape, c_.x.options());
+    check_launch(on_chip_.kernels.forward(walks.data(), on_chip_.shape, exchange.memory, c_.stream()));
     exchange.check();
   }
 
-  const cuda::ClusterKernels& kernels_;
-  const at::Tensor order_;
-  const std::vector<at::Tensor> weights_;
-  const cuda::ClusterShape shape_;
+  const OnChipWalk on_chip_;
 };
 
 class ClusterBackward : public LayerBackward {
  public:
   ClusterBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs, const OnChip& engine)
-      : LayerBackward(a, s, layer, needs, most_steps(layer)),
-        kernels_(kernels_of(engine, layer)),
-        order_(order_of(c_)),
-        weights_(packed_weights(c_, kernels_, true)),
-        shape_(engine.backward_shape(cluster_layer(layer))) {}
+      : LayerBackward(a, s, layer, needs, most_steps(layer)), on_chip_(c_, engine, /*backward=*/true) {}
 
  private:
   void walk(int64_t k0, int64_t k1) override {
     std::vector<cuda::ClusterBackward> walks(layer_.directions);
     for (int64_t d = 0; d < layer_.directions; ++d) {
-      auto& dir = directions_[d];
+      const auto& dir = directions_[d];
       const Chunk chunk = c_.chunk(k0, k1, d);
-      set_steps(walks[d], c_, order_, d, chunk);
+      on_chip_.set(walks[d], d, chunk);
       walks[d].walk = dir.b;
-      walks[d].weights = weights_[d].data_ptr();
       walks[d].saved = row_pointer(dir.saved, 0);
       walks[d].saved_first = saved_first(chunk);
       walks[d].dgx = dir.dgx.data_ptr(), walks[d].dgh = dir.dgh.data_ptr();
-      if (c_.lengths.defined()) {
-        dir.dgx.zero_();
-        if (!layer_.cell.same_grads) dir.dgh.zero_();
-      }
     }
-    const Exchange exchange(shape_, c_.x.options());
-    check_launch(kernels_.backward(walks.data(), shape_, exchange.memory, c_.stream));
+    const Exchange exchange(on_chip_.shape, c_.x.options());
+    check_launch(on_chip_.kernels.backward(walks.data(), on_chip_.shape, exchange.memory, c_.stream()));
     exchange.check();
   }
 
-  const cuda::ClusterKernels& kernels_;
-  const at::Tensor order_;
-  const std::vector<at::Tensor> weights_;
-  const cuda::ClusterShape shape_;
+  const OnChipWalk on_chip_;
 };
 
 std::string refusal(const Layer& layer, int capability, const OnChip& engine) {
@@ -185,11 +166,11 @@ std::string refusal(const Layer& layer, int capability, const OnChip& engine) {
 std::string cluster_refusal(const Layer& layer, int capability) { return refusal(layer, capability, kCluster); }
 std::string group_refusal(const Layer& layer, int capability) { return refusal(layer, capability, kGroup); }
 
-SequenceResult cluster_forward(const Arguments& a, const Layer& layer, const Kept& kept) {
-  return ClusterForward(a, layer, kept, kCluster).run();
+std::unique_ptr<LayerForward> cluster_forward(const Arguments& a, const Layer& layer, const Kept& kept) {
+  return std::make_unique<ClusterForward>(a, layer, kept, kCluster);
 }
-SequenceResult group_forward(const Arguments& a, const Layer& layer, const Kept& kept) {
-  return ClusterForward(a, layer, kept, kGroup).run();
+std::unique_ptr<LayerForward> group_forward(const Arguments& a, const Layer& layer, const Kept& kept) {
+  return std::make_unique<ClusterForward>(a, layer, kept, kGroup);
 }
 
 SequenceGradients cluster_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs) {

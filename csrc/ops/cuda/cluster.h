@@ -1,16 +1,19 @@
 // Engines "cluster" and "group": see csrc/cuda/cluster.h and group.h.
 #pragma once
 
+#include <memory>
+
+#include "ops/cuda/layer_forward.h"
 #include "ops/gradients.h"
 
 namespace seq::ops {
 
 std::string cluster_refusal(const Layer& layer, int capability);
-SequenceResult cluster_forward(const Arguments& a, const Layer& layer, const Kept& kept);
+std::unique_ptr<LayerForward> cluster_forward(const Arguments& a, const Layer& layer, const Kept& kept);
 SequenceGradients cluster_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
 
 std::string group_refusal(const Layer& layer, int capability);
-SequenceResult group_forward(const Arguments& a, const Layer& layer, const Kept& kept);
+std::unique_ptr<LayerForward> group_forward(const Arguments& a, const Layer& layer, const Kept& kept);
 SequenceGradients group_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
 
 }  // namespace seq::ops

@@ -1,5 +1,7 @@
 #include "ops/cuda/common.h"
 
+#include <ATen/Context.h>
+
 namespace seq::ops {
 
 namespace {
@@ -16,10 +18,14 @@ void* pointer(const at::Tensor& t, int64_t element = 0) {
 
 }  // namespace
 
+bool tf32_allowed() {
+  return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::RNN) ==
+         at::Float32Precision::TF32;
+}
+
 CudaLayer::CudaLayer(const Arguments& a, const Layer& layer)
     : layer(layer),
       kernels(cuda::stepwise_kernels(layer.cell.index, type_of(layer.dtype))),
-      stream(current_stream(a.x.device())),
       reverse(a.reverse),
       options(a.options),
       plan(plan_without_lengths(a, layer)),

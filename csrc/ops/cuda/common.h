@@ -18,6 +18,10 @@ inline void check_launch(cuda::Error error) {
   TORCH_CHECK(error == nullptr, "seqcuda: a kernel could not be launched: ", error);
 }
 
+// Whether float32 may be multiplied as TF32: torch's switch for recurrent layers, torch.backends.cudnn.rnn, asked by
+// cuDNN as well.
+bool tf32_allowed();
+
 inline cuda::Type type_of(at::ScalarType dtype) {
   switch (dtype) {
     case at::kDouble:
@@ -39,6 +43,8 @@ inline at::Tensor contiguous(const OptionalTensor& t) {
 struct CudaLayer {
   CudaLayer(const Arguments& a, const Layer& layer);
 
+  // Where kernels go now.
+  cuda::Stream stream() const { return launch_stream(layer.device); }
   Chunk chunk(int64_t k0, int64_t k1, int64_t d) const { return chunk_of(plan, k0, k1, reverse[d]); }
   // Walk step k of direction d; without rows where there is none.
   cuda::Step step(int64_t k, int64_t d) const;
@@ -47,7 +53,6 @@ struct CudaLayer {
 
   const Layer& layer;
   const cuda::Kernels& kernels;
-  const cuda::Stream stream;
   const std::vector<bool> reverse;
   const std::vector<double> options;
   const PlanStorage plan;  // of padded or packed data; lengths are the kernels'

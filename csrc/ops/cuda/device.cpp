@@ -1,13 +1,40 @@
 #include "ops/cuda/device.h"
 
 #include <ATen/Context.h>
+#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <cuda_runtime_api.h>
 
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "ops/cuda/common.h"
+
 namespace seq::ops {
 
-cuda::Stream current_stream(const at::Device& device) {
-  return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+c10::Stream current_stream(const at::Device& device) {
+  return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+}
+
+cuda::Stream launch_stream(const at::Device& device) { return current_stream(device).native_handle(); }
+
+c10::Stream exchange_stream(const c10::Stream& stream) {
+  return c10::impl::VirtualGuardImpl(stream.device_type()).exchangeStream(stream);
+}
+
+c10::Stream side_stream(const at::Device& device, int64_t i) {
+  thread_local std::map<c10::DeviceIndex, std::vector<c10::Stream>> of_thread;
+  auto& streams = of_thread[device.index()];
+  while (static_cast<int64_t>(streams.size()) < i)
+    streams.push_back(c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device));
+  return streams[i - 1];
+}
+
+void wait_for(const c10::Stream& waiting, const c10::Stream& awaited) {
+  c10::Event reached(awaited.device_type());
+  reached.record(awaited);
+  reached.block(waiting);
 }
 
 int compute_capability(const at::Device& device) {
@@ -21,12 +48,9 @@ int compute_capability(const at::Device& device) {
   return 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
 }
 
-bool tf32_allowed() {
-  return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
-         at::Float32Precision::TF32;
-}
-
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  std::optional<at::NoTF32Guard> exact;
+  if (!tf32_allowed()) exact.emplace();
   if (a.scalar_type() == out.scalar_type())
     at::mm_out(out, a, b);
   else

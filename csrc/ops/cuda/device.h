@@ -2,21 +2,31 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/core/Stream.h>
 
 #include "cuda/stepwise.h"
 
 namespace seq::ops {
 
-// The stream that torch's kernels are launched on now.
-cuda::Stream current_stream(const at::Device& device);
+// The stream that torch's kernels are launched on now, and what the kernels of csrc/cuda are given for it.
+c10::Stream current_stream(const at::Device& device);
+cuda::Stream launch_stream(const at::Device& device);
+
+// Makes a stream the current one of its device; gives back the one that was.
+c10::Stream exchange_stream(const c10::Stream& stream);
+
+// Stream i, from 1 on, of those that this thread has beside the ones of the caller: always the same, since cuBLAS keeps
+// memory for each that it has seen.
+c10::Stream side_stream(const at::Device& device, int64_t i);
+
+// What is given to stream `waiting` from now on comes after what `awaited` has been given so far.
+void wait_for(const c10::Stream& waiting, const c10::Stream& awaited);
 
 // Of a GPU: 90 for 9.0.
 int compute_capability(const at::Device& device);
 
-// Whether torch lets products of float32 be TF32.
-bool tf32_allowed();
-
-// out = a b. Half types: summed and given in float32. float32: TF32 where torch.backends.cuda.matmul allows it.
+// out = a b. Half types: summed and given in float32. float32: TF32 where torch.backends.cuda.matmul, which is what
+// cuBLAS asks, and tf32_allowed() both allow it.
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace seq::ops

@@ -16,9 +16,9 @@ namespace {
 
 // The first runs whatever there is.
 const CudaEngine kEngines[] = {
-    {"stepwise", [](const Layer&, int) { return std::string(); }, &stepwise_forward, &stepwise_backward},
-    {"cluster", &cluster_refusal, &cluster_forward, &cluster_backward},
-    {"group", &group_refusal, &group_forward, &group_backward},
+    {"stepwise", [](const Layer&, int) { return std::string(); }, &stepwise_forward, &stepwise_backward, true},
+    {"cluster", &cluster_refusal, &cluster_forward, &cluster_backward, true},
+    {"group", &group_refusal, &group_forward, &group_backward, false},
 };
 
 std::vector<std::string> names() {

@@ -1,9 +1,11 @@
 // The CUDA engines by name, what each can run, and who is chosen.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 
+#include "ops/cuda/layer_forward.h"
 #include "ops/devices.h"
 #include "ops/gradients.h"
 
@@ -14,8 +16,9 @@ struct CudaEngine {
   std::string_view name;
   // Why it cannot run a layer on the current GPU, of this compute capability (90 for 9.0); empty: it can.
   std::string (*refusal)(const Layer& layer, int capability);
-  SequenceResult (*forward)(const Arguments& a, const Layer& layer, const Kept& kept);
+  std::unique_ptr<LayerForward> (*forward)(const Arguments& a, const Layer& layer, const Kept& kept);
   SequenceGradients (*backward)(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
+  bool leaves_room;  // on the GPU for another layer's walk
 };
 
 // `asked` is "auto" or a name. Throws for an unknown one, and for an engine that cannot run this layer.

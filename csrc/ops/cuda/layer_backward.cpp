@@ -42,6 +42,11 @@ SequenceGradients LayerBackward::run() {
       const Chunk chunk = c_.chunk(k0, k1, d);
       if (lean_ || dir.grads.w_hh.defined()) dir.entering = gather(c_.kernels.entering, layer_.width, d, chunk);
       if (lean_) recompute(d, chunk);
+      if (c_.lengths.defined()) {  // nobody writes past the end of a row
+        dir.dgx.zero_();
+        if (!layer_.cell.same_grads) dir.dgh.zero_();
+        if (dir.dh_out.defined()) dir.dh_out.zero_();
+      }
     }
     walk(k0, k1);
     for (int64_t d = 0; d < layer_.directions; ++d) multiply(d, c_.chunk(k0, k1, d), j == chunks - 1);
@@ -93,7 +98,7 @@ at::Tensor LayerBackward::gather(Gather kernel, int64_t width, int64_t d, const 
     cuda::Rows rows;
     rows.saved = row_pointer(dir.saved, chunk.r0 + at - saved_first(chunk));
     rows.out = row_pointer(out, at);
-    check_launch(kernel(dir.b, table, rows, c_.stream));
+    check_launch(kernel(dir.b, table, rows, c_.stream()));
   });
   return out;
 }
@@ -105,7 +110,7 @@ at::Tensor LayerBackward::unit_gradient(int64_t d, const Chunk& chunk) const {
     cuda::Rows rows;
     rows.dgx = row_pointer(dir.dgx, at), rows.out = row_pointer(out, at);
     rows.saved = row_pointer(dir.saved, chunk.r0 + at - saved_first(chunk));
-    check_launch(c_.kernels.unit_gradient(dir.b, table, rows, c_.stream));
+    check_launch(c_.kernels.unit_gradient(dir.b, table, rows, c_.stream()));
   });
   return out;
 }
@@ -128,7 +133,7 @@ void LayerBackward::recompute(int64_t d, const Chunk& chunk) {
       cuda::Rows rows;
       rows.gx = row_pointer(gx, at), rows.gh = row_pointer(gh, at);
       rows.saved = row_pointer(dir.saved, at), rows.out = row_pointer(operand, at);
-      check_launch(c_.kernels.recompute[p](dir.b, table, rows, c_.stream));
+      check_launch(c_.kernels.recompute[p](dir.b, table, rows, c_.stream()));
     });
   }
 }

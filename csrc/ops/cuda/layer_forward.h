@@ -19,6 +19,13 @@ class LayerForward {
 
   SequenceResult run();
 
+  // The same in parts: first `begin`, then all walk steps in order, by chunks of chunk_steps() at most.
+  int64_t chunk_steps() const { return chunk_steps_; }
+  void begin(int64_t chunk_steps);
+  void run_chunk(int64_t k0, int64_t k1);
+  SequenceResult results() const;
+  at::Tensor y() const { return layer_.with_leading(y_, 0); }
+
  protected:
   // The steps of direction d from k0 to k1, whose input products are done.
   virtual void walk_direction(int64_t /*d*/, const Chunk&) {}
@@ -32,7 +39,7 @@ class LayerForward {
   std::vector<DirectionForward> directions_;
 
  private:
-  const int64_t steps_;
+  const int64_t chunk_steps_;
 };
 
 }  // namespace seq::ops

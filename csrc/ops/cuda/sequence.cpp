@@ -11,7 +11,7 @@ SequenceResult sequence_cuda(const Arguments& a, const std::string& save, const 
   const Kept kept(save, layer);
   const c10::DeviceGuard guard(layer.device);
   const CudaEngine& chosen = choose_cuda_engine(layer, engine);
-  return chosen.forward(a, layer, kept);
+  return chosen.forward(a, layer, kept)->run();
 }
 
 SequenceGradients sequence_backward_cuda(const Arguments& a, const Saved& s, const std::string& engine,

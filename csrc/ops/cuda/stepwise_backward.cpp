@@ -33,12 +33,12 @@ class StepwiseBackward : public LayerBackward {
     s.dgx = row_pointer(dir.dgx, at), s.dgh = row_pointer(dir.dgh, at), s.dh_out = row_pointer(dir.dh_out, at);
     if (own.walked) s.product = row_pointer(own.product, 0);
     if (layer_.projected()) {
-      check_launch(c_.kernels.backward_project(dir.b, s, c_.stream));
+      check_launch(c_.kernels.backward_project(dir.b, s, c_.stream()));
       product_into(own.operand.narrow(0, 0, alive), dir.dh_out.narrow(0, at, alive), w.w_hr);
       s.d_operand = own.operand.data_ptr();
     }
     for (int p = layer_.cell.phases - 1; p >= 0; --p) {
-      check_launch(c_.kernels.backward[p](dir.b, s, c_.stream));
+      check_launch(c_.kernels.backward[p](dir.b, s, c_.stream()));
       if (!layer_.cell.recurrent) continue;
       const int64_t first = layer_.cell.phase_begin[p] * layer_.hidden;
       const int64_t count = layer_.cell.phase_begin[p + 1] * layer_.hidden - first;
@@ -55,7 +55,7 @@ class StepwiseBackward : public LayerBackward {
       cuda::BackwardStep s;
       s.after = c_.step(0, d);
       if (steps_[d].walked) s.product = row_pointer(steps_[d].product, 0);
-      check_launch(c_.kernels.finish(directions_[d].b, layer_.batch, s, c_.stream));
+      check_launch(c_.kernels.finish(directions_[d].b, layer_.batch, s, c_.stream()));
     }
   }
 

@@ -1,5 +1,4 @@
 // The forward of engine stepwise: a product and a kernel for each phase of a step.
-#include "ops/cuda/layer_forward.h"
 #include "ops/cuda/stepwise.h"
 
 namespace seq::ops {
@@ -48,11 +47,11 @@ class StepwiseForward : public LayerForward {
       const int64_t count = layer_.cell.phase_begin[p + 1] * layer_.hidden - first;
       const at::Tensor& read = p > 0 ? own.operand : own.dropped.defined() ? own.dropped : dir.h;
       if (layer_.cell.recurrent) multiply(read, c_.weights[d].w_hh.narrow(0, first, count));
-      check_launch(c_.kernels.forward[p](dir.f, s, c_.stream));
+      check_launch(c_.kernels.forward[p](dir.f, s, c_.stream()));
     }
     if (layer_.projected()) {
       multiply(own.operand, c_.weights[d].w_hr);
-      check_launch(c_.kernels.project(dir.f, s, c_.stream));
+      check_launch(c_.kernels.project(dir.f, s, c_.stream()));
     }
   }
 
@@ -64,8 +63,8 @@ class StepwiseForward : public LayerForward {
 
 }  // namespace
 
-SequenceResult stepwise_forward(const Arguments& a, const Layer& layer, const Kept& kept) {
-  return StepwiseForward(a, layer, kept).run();
+std::unique_ptr<LayerForward> stepwise_forward(const Arguments& a, const Layer& layer, const Kept& kept) {
+  return std::make_unique<StepwiseForward>(a, layer, kept);
 }
 
 }  // namespace seq::ops

@@ -54,7 +54,7 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors
-                                                       : static_cast<int>(emulation::kSharedBytes);
+                                                       : static_cast<int>(emulation::shared_bytes);
   return cudaSuccess;
 }
 
@@ -103,7 +103,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   emulation::last_error = emulation::refusal(launch, (sizeof(Parameters) + ... + 0));
   if (emulation::last_error) return cudaErrorInvalidConfiguration;
   const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
-  emulation::last_error = emulation::run(launch, [&] { std::apply(kernel, values); });
+  emulation::last_error = emulation::run(launch, [=] { std::apply(kernel, values); });
   return emulation::last_error ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
