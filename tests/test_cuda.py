@@ -34,6 +34,8 @@ from seqcuda.testing import assert_close_to_exact
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CLUSTER_CELLS = ("gru", "lstm", "rnn_relu", "rnn_tanh")
+ON_CHIP = {"cluster": CLUSTER_CELLS, "group": (*CLUSTER_CELLS, "slstm")}
+CAPABILITIES = {"stepwise": ((7, 5), (99,)), "cluster": ((9,), (12,)), "group": ((8,), (99,))}  # from, to
 OPTIONS = {
     "padded": {},
     "no biases, no states": {"bias": False, "initial": False},
@@ -52,8 +54,9 @@ BETWEEN = {"factors", "detach_every"}  # what happens between the steps
 # What each engine can run.
 ENGINES = [("stepwise", cell, dtype, name) for cell in STRUCTS for dtype in DTYPES for name in OPTIONS]
 ENGINES += [
-    ("cluster", cell, dtype, name)
-    for cell in CLUSTER_CELLS
+    (engine, cell, dtype, name)
+    for engine, cells in ON_CHIP.items()
+    for cell in cells
     for dtype in DTYPES[1:]
     for name, options in OPTIONS.items()
     if not BETWEEN & options.keys()
@@ -70,8 +73,9 @@ class Place(NamedTuple):
     device: str
 
     def run(self, problem: Problem, dtype: torch.dtype, engine: str = "stepwise") -> list[torch.Tensor]:
-        if engine == "cluster" and self.device == "cuda" and not (9,) <= torch.cuda.get_device_capability() < (12,):
-            pytest.skip("engine cluster needs compute capability 9.0 to 11")
+        oldest, end = CAPABILITIES[engine]
+        if self.device == "cuda" and not oldest <= torch.cuda.get_device_capability() < end:
+            pytest.skip(f"engine {engine} needs compute capability {oldest} to below {end}")
         return op_outputs_and_gradients(problem, dtype, self.ops, self.device, engine)
 
     def check(self, problem: Problem, dtype: torch.dtype, engine: str = "stepwise") -> None:
@@ -117,6 +121,7 @@ def test_gradients_of_weights_by_groups(place, options):
         ("stepwise", torch.bfloat16),
         ("cluster", torch.float32),
         ("cluster", torch.bfloat16),
+        ("group", torch.bfloat16),
     ],
     ids=str,
 )
@@ -124,9 +129,9 @@ def test_any_problem(place, engine, dtype):
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)
     @given(problems())
     def run(problem):
-        if engine == "cluster":
+        if engine in ON_CHIP:
             problem = replace(problem, factors=(), detach_every=0, P=None)
-        if engine == "stepwise" or problem.cell in CLUSTER_CELLS:
+        if engine == "stepwise" or problem.cell in ON_CHIP[engine]:
             place.check(problem, dtype, engine)
 
     run()
@@ -158,11 +163,14 @@ def test_empty_batch_and_no_steps(place):
     for options in ({"B": 0}, {"T": 0}, {"T": 0, "ragged": "lengths"}):
         for cell in CELLS:
             place.check(Problem(cell, **options), torch.float64)
-        for cell in CLUSTER_CELLS:
-            place.check(Problem(cell, **options), torch.float32, "cluster")
+        for engine, cells in ON_CHIP.items():
+            for cell in cells:
+                place.check(Problem(cell, **options), torch.float32, engine)
 
 
-@pytest.mark.parametrize(("engine", "dtype"), [("stepwise", torch.float64), ("cluster", torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    ("engine", "dtype"), [("stepwise", torch.float64), ("cluster", torch.float32), ("group", torch.float32)], ids=str
+)
 @pytest.mark.parametrize("save", ["all", "states"])
 def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save, engine, dtype):
     problem = Problem("lstm", T=6, B=4, reverse=(False, True), ragged="lengths", resets=True, save=save)
@@ -182,7 +190,7 @@ def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save, engine, dt
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("engine", "H"), [("stepwise", 70), ("cluster", 150)])
+@pytest.mark.parametrize(("engine", "H"), [("stepwise", 70), ("cluster", 150), ("group", 40)])
 def test_the_same_bits_in_any_order_of_threads(emulated, dtype, engine, H):
     problem = Problem("gru", T=4, B=7, H=H, reverse=(False, True), ragged="lengths", resets=True)
     runs = []
@@ -192,7 +200,7 @@ def test_the_same_bits_in_any_order_of_threads(emulated, dtype, engine, H):
     assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
 
 
-@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None)])
+@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None), ("group", None)])
 def test_nothing_waits_for_the_device(emulated, engine, P):
     """No operation that reads a value of a tensor on the host, and none that copies between devices."""
     waits = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "index"}
@@ -205,7 +213,7 @@ def test_nothing_waits_for_the_device(emulated, engine, P):
         assert not seen & waits
 
 
-@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None)])
+@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None), ("group", None)])
 def test_every_kernel_goes_to_the_current_stream(emulated, engine, P):
     problem = Problem("lstm", P=P, reverse=(False, True), ragged="lengths", resets=True, save="states")
     emulated.take_streams()
@@ -292,14 +300,6 @@ def test_a_removed_barrier_is_noticed(emulated):
         assert not torch.equal(emulated.reverse(x, -1), x.flip(0))
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
-def test_a_wrong_index_is_noticed(emulated, cell):
-    with fault(emulated, "shifted index"), pytest.raises(AssertionError):
-        Place(emulated, "cpu").check(Problem(cell, B=4, H=64), torch.float32)
-
-
-def sanitized(*arguments: str) -> subprocess.CompletedProcess:
-    """Python with the sanitized build."""
 def test_rows_that_have_ended_cost_nothing():
     """Their threads touch nothing but the lengths; those of other rows, whose memory is not there, end the process."""
     program = f"import cuda_emulation as c; [c.load().step_without_memory(cell, {{}}) for cell in {sorted(CELLS)}]"
@@ -311,6 +311,14 @@ def test_rows_that_have_ended_cost_nothing():
         assert (ran.returncode == 0) == ends_well, ran.stderr
 
 
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_wrong_index_is_noticed(emulated, cell):
+    with fault(emulated, "shifted index"), pytest.raises(AssertionError):
+        Place(emulated, "cpu").check(Problem(cell, B=4, H=64), torch.float32)
+
+
+def sanitized(*arguments: str) -> subprocess.CompletedProcess:
+    """Python with the sanitized build."""
     environment = {
         "SEQCUDA_EMULATION": "sanitized",
         "LD_PRELOAD": cuda_emulation.sanitizer_runtime(),
