@@ -40,6 +40,10 @@ inline std::string no_kernel(const ClusterLayer& layer) {
   return std::string("cell ") + kCells[layer.cell].name +
          " has more than one phase, parameters of its own or no recurrent product";
 }
+inline std::string other_capability(const std::string& needed, int capability) {
+  return "it needs a GPU of compute capability " + needed + ", this one has " + std::to_string(capability / 10) + "." +
+         std::to_string(capability % 10);
+}
 // `blocks`: in words, which the layer does not fit.
 inline std::string too_large(const ClusterLayer& layer, const Limits& limits, int warps, const std::string& blocks) {
   const ClusterCell cell = cell_of(layer);

@@ -42,7 +42,7 @@ std::optional<ClusterShape> widest_shape(const ClusterLayer& layer, const Limits
 
 std::string group_refusal(const ClusterLayer& layer, int capability) {
   if (!group_kernels(layer.cell, layer.math)) return no_kernel(layer);
-  if (capability < 80) return "it needs a GPU of compute capability 8.0 or newer";
+  if (capability < 80) return other_capability("8.0 or newer", capability);
   const Limits limits;
   if (widest_shape<ForwardLayout>(layer, limits) && widest_shape<BackwardLayout>(layer, limits)) return "";
   const char* directions = layer.directions == 2 ? " for two directions" : "";

@@ -91,7 +91,8 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
     if (!t.has_value()) return;
     has_factors = true;
     TORCH_CHECK(t->sizes() == expected && t->scalar_type() == compute && t->device() == a.x.device(), "seqcuda: ", name,
-                " must be ", compute, " of shape ", expected, " beside x, got ", t->scalar_type(), " ", t->sizes());
+                " must be ", compute, " of shape ", expected, " on ", a.x.device(), " beside x, got ", t->scalar_type(),
+                " ", t->sizes(), " on ", t->device());
   };
   const std::vector<int64_t> of_h{steps, batch, directions, width}, of_c{extra(), steps, batch, directions, hidden};
   check_factor(a.factors.decay_h, "decay_h", of_h);
@@ -108,8 +109,8 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
   if (a.resets.has_value())
     TORCH_CHECK(a.resets->sizes() == at::IntArrayRef(leading) && a.resets->scalar_type() == at::kBool &&
                     a.resets->device() == a.x.device(),
-                "seqcuda: resets must be bool of shape ", leading, " beside x, got ", a.resets->scalar_type(), " ",
-                a.resets->sizes());
+                "seqcuda: resets must be bool of shape ", leading, " on ", a.x.device(), " beside x, got ",
+                a.resets->scalar_type(), " ", a.resets->sizes(), " on ", a.resets->device());
 }
 
 Rounding Layer::rounding() const {
