@@ -25,22 +25,26 @@ def _sequence(
     kind, directions = CELLS[cell], len(reverse)
     hidden, width = hidden_and_width(kind, weights)
     extra = kind.states - 1
-    leading = x.shape[:-1]
+    members = weights[0].shape[:-2]
+    leading = x.shape[len(members) : -1]
     if h0 is not None:
-        batch = h0.shape[1]
+        batch = h0.shape[-2]
     elif batch_sizes is None:
-        batch = x.shape[1]
+        batch = x.shape[-2]
     else:  # the width of packed data is a number inside batch_sizes
         batch = torch.library.get_ctx().new_dynamic_size()
     compute = compute_dtype(x.dtype)
-    kept = x.new_empty((extra if save != "nothing" else 0, directions, *leading, hidden), dtype=compute)
+
+    def empty(*shape: int, dtype: torch.dtype = x.dtype) -> Tensor:
+        return x.new_empty((*members, *shape), dtype=dtype)
+
     saved = kind.saved + (kind.states if factors is not None and Factors(*factors).has_keep else 0)
     return (
-        x.new_empty((*leading, directions * width)),
-        x.new_empty((directions, batch, width)),
-        x.new_empty((extra, directions, batch, hidden)),
-        kept,
-        x.new_empty((directions if save == "all" and saved else 0, *leading, saved * hidden), dtype=compute),
+        empty(*leading, directions * width),
+        empty(directions, batch, width),
+        empty(extra, directions, batch, hidden),
+        empty(extra if save != "nothing" else 0, directions, *leading, hidden, dtype=compute),
+        empty(directions if save == "all" and saved else 0, *leading, saved * hidden, dtype=compute),
     )
 
 
@@ -48,8 +52,12 @@ def _sequence_backward(
     cell, grad_y, grad_h_n, grad_c_n, grad_c_all, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c,
     y, c_all, saved, reverse, engine, needs, weight_groups=0, factors=None, detach_every=0, options=(),
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    members = weights[0].dim() - 2
+
     def like(t: Tensor | None, need: bool, *groups: int) -> Tensor:
-        return x.new_empty((*groups, *t.shape)) if need and t is not None else x.new_empty(0)
+        if not need or t is None:
+            return x.new_empty(0)
+        return x.new_empty((*t.shape[:members], *groups, *t.shape[members:]))
 
     def decay(i: int) -> Tensor:
         need = needs[8 + i] and factors is not None

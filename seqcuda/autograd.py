@@ -11,6 +11,7 @@ Where that op cannot be, and for what is differentiated once more, the reference
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from . import _backend, reference
 from .cells import CELLS
+from .heads import blocks_of, dense, heads_of
 from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk
 
 
@@ -31,6 +33,8 @@ def sequence(walk: Walk, inputs: Inputs, computed: tuple[Tensor, ...] | None = N
     engine = _backend.choose(walk.cell.name, inputs.x, _has_tangents(walk, inputs))
     if engine == "reference":
         return reference.sequence(walk, inputs)
+    if not _backend.has_heads(inputs.x.device) and heads_of(walk.cell, inputs.weights) > 1:
+        inputs = Inputs.from_tensors(_with_w_hh(inputs.tensors(), lambda w: dense(w, walk.cell.gates)))
     tensors = inputs.tensors()
     # Which hide what requires gradients, or has a tangent.
     transformed = torch._C._are_functorch_transforms_active() or _backend.forward_mode()
@@ -61,7 +65,8 @@ def stack(walk: Walk, inputs: Inputs) -> list[tuple[Tensor, ...] | None]:
         inputs: as for one layer, with the layers in the place of the directions and the weights of all of them.
     """
     layers = len(inputs.weights) // WEIGHTS_PER_DIRECTION
-    if torch.compiler.is_compiling() or not _backend.has_stacks(inputs.x.device):
+    whole = heads_of(walk.cell, inputs.weights) == 1
+    if torch.compiler.is_compiling() or not (whole and _backend.has_stacks(inputs.x.device)):
         return [None] * layers
     engine = _backend.choose(walk.cell.name, inputs.x)
     if engine == "reference" or torch._C._are_functorch_transforms_active() or _backend.forward_mode():
@@ -94,8 +99,9 @@ def _gates(walk: Walk, inputs: Inputs, y: Tensor, saved: Tensor) -> Tensor:
     """The activated gates (D, ..., G*H) from what fast training saves; a cell that saves nothing has h as its gate."""
     if saved.shape[0] == 0:
         return torch.stack(y.detach().chunk(walk.directions, dim=-1))
-    hidden = inputs.weights[1].shape[0] // walk.cell.gates
-    return saved[..., : walk.cell.gates * hidden].detach()
+    heads = heads_of(walk.cell, inputs.weights)
+    of_heads = saved.detach().unflatten(-1, (heads, -1, inputs.weights[0].shape[0] // walk.cell.gates // heads))
+    return of_heads[..., : walk.cell.gates, :].transpose(-3, -2).flatten(-3)
 
 
 def _forward_op(walk: Walk, engine: str, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -127,6 +133,7 @@ def sequence_with_graph(
 _ROWS_IN = (1, 1, 2, 0, None, 1, 1, 2, *(1, 2, 1, 1, 2))
 _ROWS_OUT = (1, 1, 2, 3, 2)  # y, h_n, c_n, c_all, saved
 _OUTPUTS = 4  # of them, those that have gradients
+_BATCH_SIZES = 4  # in Inputs.tensors()
 _NO_GRADS = (None,) * _OUTPUTS
 
 
@@ -203,7 +210,52 @@ class _Fold(NamedTuple):
 def _foldable(tensors, member_dims) -> bool:
     """The members share the weights, and the data is not packed."""
     first_weight = len(_ROWS_IN)
-    return tensors[4] is None and all(dim is None for dim in member_dims[first_weight:])
+    return tensors[_BATCH_SIZES] is None and all(dim is None for dim in member_dims[first_weight:])
+
+
+def _are_members(tensors) -> bool:
+    """Whether the inputs of `Sequence` are those of several layers in one call: see `Inputs`."""
+    return tensors[len(_ROWS_IN)].dim() > 2
+
+
+def _stackable(tensors, member_dims) -> bool:
+    """The members can be one call, each a layer of its own; those of packed data are packed alike."""
+    of_one = tensors[len(_ROWS_IN)].dim() - (member_dims[len(_ROWS_IN)] is not None)
+    return of_one == 2 and member_dims[_BATCH_SIZES] is None
+
+
+def _of_members(members: int, tensors, member_dims) -> list[Tensor | None]:
+    """`tensors` with the members as their first dimension."""
+
+    def first(t: Tensor | None, dim: int | None) -> Tensor | None:
+        if t is None:
+            return None
+        return t.expand(members, *t.shape) if dim is None else t.movedim(dim, 0)
+
+    return [first(t, dim) for t, dim in zip(tensors, member_dims, strict=True)]
+
+
+def _inputs_of_members(members: int, tensors, member_dims) -> list[Tensor | None]:
+    """The same for the inputs of `Sequence`: batch_sizes are of all members."""
+    stacked = _of_members(members, tensors, member_dims)
+    stacked[_BATCH_SIZES] = tensors[_BATCH_SIZES]
+    return stacked
+
+
+def _by_member(function, grads, grad_directions, inputs, directions) -> tuple[Tensor | None, ...]:
+    """What `function` gives for each of several layers in one call, stacked."""
+
+    def own(tensors, i: int) -> list[Tensor | None]:
+        return [None if t is None else t[i] for t in tensors]
+
+    def own_inputs(tensors, i: int) -> list[Tensor | None]:
+        return [*own(tensors[:_BATCH_SIZES], i), tensors[_BATCH_SIZES], *own(tensors[_BATCH_SIZES + 1 :], i)]
+
+    results = [
+        function(own(grads, i), own(grad_directions, i), own_inputs(inputs, i), own_inputs(directions, i))
+        for i in range(inputs[0].shape[0])
+    ]
+    return tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*results, strict=True))
 
 
 def _one_by_one(function, info, in_dims, args):
@@ -256,8 +308,11 @@ class Sequence(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, call: _Call, *tensors: Tensor):
         inputs, dims = call.spread(tensors), call.spread(in_dims[1:])
-        if not _foldable(inputs, dims):
+        if not _stackable(inputs, dims):
             return _one_by_one(Sequence, info, in_dims, (call, *tensors))
+        if not _foldable(inputs, dims):
+            outputs = _apply(Sequence, _inputs_of_members(info.batch_size, inputs, dims), call.walk, call.engine)
+            return outputs, (0,) * len(outputs)
         fold = _Fold(info.batch_size)
         outputs = _apply(Sequence, fold.inputs(inputs, dims), call.walk, call.engine)
         return tuple(map(fold.unfold, outputs, _ROWS_OUT)), _ROWS_OUT
@@ -296,8 +351,8 @@ class SequenceBackward(torch.autograd.Function):
         directions = _spread(call.needs, grad_grads)
         result = _tangent(call.walk, call.groups, wanted[7:], grads, _NO_GRADS, inputs, directions)
         if call.groups:  # of weights that all groups share
-            first = _OUTPUTS + len(_ROWS_IN)
-            result = (*result[:first], *(None if t is None else t.sum(0) for t in result[first:]))
+            first, dim = _OUTPUTS + len(_ROWS_IN), int(_are_members(inputs))
+            result = (*result[:first], *(None if t is None else t.sum(dim) for t in result[first:]))
         return None, *call.gather((*result[:_OUTPUTS], None, None, None, *result[_OUTPUTS:]))
 
     @staticmethod
@@ -306,15 +361,20 @@ class SequenceBackward(torch.autograd.Function):
         directions = call.spread(directions)
         grad_directions, directions = directions[:_OUTPUTS], directions[7:]
         if call.groups:
-            directions = _of_groups(call.groups, directions)
+            directions = _of_groups(call.groups, directions, int(_are_members(inputs)))
         result = _tangent(call.walk, call.groups, call.needs, grads, grad_directions, inputs, directions)
         return _gather(call.needs, result[_OUTPUTS:])
 
     @staticmethod
     def vmap(info, in_dims, call: _Call, *tensors: Tensor):
         all_tensors, dims = call.spread(tensors), call.spread(in_dims[1:])
-        if not _foldable(all_tensors[7:], dims[7:]):
+        if not _stackable(all_tensors[7:], dims[7:]):
             return _one_by_one(SequenceBackward, info, in_dims, (call, *tensors))
+        if not _foldable(all_tensors[7:], dims[7:]):
+            stacked = _of_members(info.batch_size, all_tensors[:7], dims[:7])
+            stacked += _inputs_of_members(info.batch_size, all_tensors[7:], dims[7:])
+            grads = _apply(SequenceBackward, stacked, call.walk, call.engine, call.needs, call.groups)
+            return grads, (0,) * len(grads)
         fold, n = _Fold(info.batch_size), len(_ROWS_IN)
         rows = (*_ROWS_OUT[:_OUTPUTS], _ROWS_OUT[0], *_ROWS_OUT[3:])
         folded = (*fold.fold_all(all_tensors[:7], dims[:7], rows), *fold.inputs(all_tensors[7:], dims[7:]))
@@ -337,13 +397,18 @@ class SequenceTangent(torch.autograd.Function):
     @staticmethod
     def forward(call: _Call, *tensors: Tensor):
         grads, grad_directions, inputs, directions = _parts(call.spread(tensors))
+        cell, heads = call.walk.cell, heads_of(call.walk.cell, inputs[len(_ROWS_IN) :])
+        if heads > 1:  # the op knows whole matrices
+            inputs, directions = (_with_w_hh(part, lambda w: dense(w, cell.gates)) for part in (inputs, directions))
         inputs = Inputs.from_tensors(inputs)
         y, h_n, c_n, c_all, x, h0, c0, reset_h, reset_c, weights = torch.ops.seqcuda.sequence_tangent.default(
-            call.walk.cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
+            cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
             inputs.resets, inputs.reset_h, inputs.reset_c, directions, grads, grad_directions, call.walk.reverse,
             call.needs, call.walk.save != "nothing",
         )  # fmt: skip
         gradients = Inputs(x, tuple(weights), h0, c0, None, None, None, reset_h, reset_c).tensors()
+        if heads > 1:
+            gradients = _with_w_hh(gradients, lambda w: blocks_of(w, cell.gates, heads) if w.dim() == 2 else w)
         return y, h_n, c_n, c_all, *_gather(call.needs, gradients)
 
     @staticmethod
@@ -383,6 +448,14 @@ class SequenceTangent(torch.autograd.Function):
         return tuple(map(fold.unfold, outputs, out_dims)), out_dims
 
 
+def _with_w_hh(tensors, function) -> list[Tensor | None]:
+    """`tensors`, in the order of `Inputs.tensors()`, with every weight_hh put through `function`."""
+    result = list(tensors)
+    for i in range(len(_ROWS_IN) + 1, len(result), WEIGHTS_PER_DIRECTION):
+        result[i] = None if result[i] is None else function(result[i])
+    return result
+
+
 def _parts(tensors):
     """The four parts of the inputs of `SequenceTangent`."""
     middle = (len(tensors) + 2 * _OUTPUTS) // 2
@@ -399,6 +472,8 @@ def _tangent(walk: Walk, groups: int, needs, grads, grad_directions, inputs, dir
     With groups, directions and gradients of weights have a first dimension."""
     if all(t is None for t in (*grad_directions, *directions)):
         return (None,) * (_OUTPUTS + len(inputs))
+    if _are_members(inputs):
+        return _by_member(functools.partial(_tangent, walk, groups, needs), grads, grad_directions, inputs, directions)
     if groups > 1 or not _has_tangents(walk, Inputs.from_tensors(inputs)):
         return _tangent_by_reference(walk, groups, needs, (*grads, *grad_directions, *inputs, *directions))
     n = len(_ROWS_IN)
@@ -473,10 +548,10 @@ def _replaced(tensors, indices: list[int], values) -> list[Tensor | None]:
     return result
 
 
-def _of_groups(groups: int, tensors) -> list[Tensor | None]:
-    """`tensors`, in the order of `Inputs.tensors()`, with the weights once for each group."""
+def _of_groups(groups: int, tensors, dim: int = 0) -> list[Tensor | None]:
+    """`tensors`, in the order of `Inputs.tensors()`, with the weights once for each group, in dimension `dim`."""
     n = len(_ROWS_IN)
-    return [*tensors[:n], *(None if w is None else w.expand(groups, *w.shape).clone() for w in tensors[n:])]
+    return [*tensors[:n], *(None if w is None else torch.stack((w,) * groups, dim) for w in tensors[n:])]
 
 
 def _reference(walk: Walk, groups: int, inputs: Inputs) -> Outputs:

@@ -151,6 +151,8 @@ class Weights:
                 f"got {len(flat)} tensors"
             )
         kinds = layouts[each]
+        if stack.heads > 1 and "weight_hr" in kinds:
+            raise RuntimeError(f"{stack.name}: heads={stack.heads} and weight_hr exclude each other")
         width = flat[1].size(1) * stack.heads if cell.recurrent else flat[0].size(0) // cell.gates
         hidden = flat[1].size(0) // cell.gates if "weight_hr" in kinds else width
         columns = [flat[0].size(1)] * D + [width * D] * (layers - D)
@@ -159,8 +161,6 @@ class Weights:
         per_direction = []
         for i, shape in enumerate(shapes):
             given = dict(zip(kinds, flat[i * each : (i + 1) * each], strict=True))
-            if stack.heads > 1:
-                given["weight_hh"] = _from_blocks(given["weight_hh"], cell.gates, stack.heads)
             per_direction.append(tuple(given.get(kind) for kind in shape))
         joined = tuple(sum(per_direction[i : i + D], ()) for i in range(0, layers, D))
         return Weights(joined, hidden, width)
@@ -168,12 +168,6 @@ class Weights:
     def to(self, dtype: torch.dtype) -> Weights:
         cast = tuple(tuple(None if w is None else w.to(dtype) for w in layer) for layer in self.per_layer)
         return Weights(cast, self.hidden, self.width)
-
-
-def _from_blocks(blocks: Tensor, gates: int, heads: int) -> Tensor:
-    """The matrix (G*H, H) that is 0 outside its blocks (G*H, H/heads)."""
-    split = blocks.unflatten(0, (gates, heads, -1))  # (G, heads, H/heads, H/heads)
-    return torch.diag_embed(split.movedim(1, -1), dim1=1, dim2=3).flatten(3).flatten(0, 2)
 
 
 def check_heads(name: str, heads: int, cell: Cell) -> None:

@@ -91,7 +91,7 @@ def _translate(
     name, attributes, order = _OPERATORS[cell]
     gates = CELLS[cell].gate_names
 
-    hidden = weights[1].shape[1]
+    hidden, columns = weights[0].shape[0] // len(gates), weights[1].shape[1]
     rows = [gates.index(gate) * hidden + unit for gate in order for unit in range(hidden)]
 
     def directions(index):
@@ -99,6 +99,14 @@ def _translate(
         reordered = (op.Gather(w, rows, axis=0) for w in weights[index::WEIGHTS_PER_DIRECTION])
         return op.Concat(*(op.Unsqueeze(w, [0]) for w in reordered), axis=0)
 
+    if columns < hidden:  # heads: the blocks with zeros between them
+        heads = hidden // columns
+        own = op.Constant(value_floats=[float(i == j) for i in range(heads) for j in range(heads)])
+        own = op.Reshape(own, [heads, 1, heads, 1])
+        weights = list(weights)
+        for i in range(1, len(weights), WEIGHTS_PER_DIRECTION):
+            blocks = op.Reshape(weights[i], [len(gates), heads, columns, 1, columns])
+            weights[i] = op.Reshape(op.Mul(blocks, op.CastLike(own, blocks)), [len(gates) * hidden, hidden])
     w_ih, w_hh = directions(0), directions(1)
     bias = None if weights[2] is None else op.Concat(directions(2), directions(3), axis=1)
     direction = "bidirectional" if len(reverse) == 2 else "reverse" if reverse[0] else "forward"

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .heads import heads_of
 from .walk import (
     WEIGHTS_PER_DIRECTION,
     Factors,
@@ -69,6 +70,7 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
     w_ih, w_hh, b_ih, b_hh, w_hr, w_unit = (None if w is None else w.to(compute) for w in weights)
     T, B = x.shape[:2]
     H, P = hidden_and_width(cell, weights)
+    heads = heads_of(cell, weights)
     parameters = ()
     if cell.unit_names or cell.options:
         U = len(cell.unit_names)
@@ -84,7 +86,12 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
         rows = slice(first * H, last * H)
         if factors.drop is not None:
             operand = factors.drop[t] * operand
-        return F.linear(operand, w_hh[rows], None if b_hh is None else b_hh[rows])
+        bias = None if b_hh is None else b_hh[rows]
+        if heads == 1:
+            return F.linear(operand, w_hh[rows], bias)
+        blocks = w_hh[rows].unflatten(0, (-1, heads, H // heads))
+        product = torch.einsum("bhk,ghuk->bghu", operand.unflatten(1, (heads, -1)), blocks).flatten(1)
+        return product if bias is None else product + bias
 
     def start(h: Tensor | None, c: Tensor | None) -> tuple[Tensor, ...]:
         first = x.new_zeros((B, P), dtype=compute) if h is None else h[d].to(compute)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .cells import Cell
 
-# weight_ih (G*H, I), weight_hh (G*H, P), bias_ih, bias_hh (G*H), weight_hr (P, H), weight_unit (U*H), U unit weights
+# weight_ih (G*H, I), weight_hh (G*H, P) or, with heads, (G*H, H/heads), bias_ih, bias_hh (G*H), weight_hr (P, H),
+# weight_unit (U*H), U unit weights
 WEIGHTS_PER_DIRECTION = 6
 
 
@@ -80,10 +81,14 @@ class Factors(NamedTuple):
 class Inputs(NamedTuple):
     """The tensors of a walk.
 
+    The compiled ops take several layers at once as well, the members of a vmap: then every tensor but ``batch_sizes``
+    has one dimension more, the first, and so has every result. What they share is expanded.
+
     Attributes:
         x: padded ``(T, B, I)`` or, with ``batch_sizes``, packed ``(N, I)``.
-        weights: six per direction: ``weight_ih (G*H, I)``, ``weight_hh (G*H, P)``, None for a cell without a
-            recurrent product, ``bias_ih``, ``bias_hh`` ``(G*H)`` or None, ``weight_hr (P, H)`` or None,
+        weights: six per direction: ``weight_ih (G*H, I)``, ``weight_hh (G*H, P)``, ``(G*H, H/heads)`` where it is the
+            blocks of a block-diagonal matrix, one below the other, None for a cell without a recurrent product,
+            ``bias_ih``, ``bias_hh`` ``(G*H)`` or None, ``weight_hr (P, H)`` or None,
             ``weight_unit (U*H)`` of a cell with U unit weights, or None.
         h0: ``(D, B, P)`` or None for zeros.
         c0: the states beside h, ``(S-1, D, B, H)``, or None for zeros.
@@ -146,10 +151,9 @@ class Outputs(NamedTuple):
 
 def hidden_and_width(cell: Cell, weights: tuple[Tensor | None, ...]) -> tuple[int, int]:
     """H and P, as the weights say."""
-    w_ih, w_hh = weights[:2]
-    if w_hh is None:
-        return w_ih.shape[0] // cell.gates, w_ih.shape[0] // cell.gates
-    return w_hh.shape[0] // cell.gates, w_hh.shape[1]
+    w_ih, w_hr = weights[0], weights[4]
+    hidden = w_ih.shape[-2] // cell.gates
+    return hidden, hidden if w_hr is None else w_hr.shape[-2]
 
 
 def packed_alive(batch_sizes: Tensor) -> Tensor:

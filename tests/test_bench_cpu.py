@@ -24,7 +24,10 @@ for needed in ("tqdm", "matplotlib"):
     pytest.importorskip(needed)
 pytestmark = needs_extension
 
-SECTIONS = ("speed", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half", "penalty", "samples")
+SECTIONS = (
+    "speed", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half", "penalty", "samples",
+    "ensembles", "heads",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from walks import (
     STRUCTS,
     Problem,
     assert_groups_add_up,
+    assert_members_as_alone,
     assert_results,
     joined,
     op_outputs_and_gradients,
@@ -114,6 +115,12 @@ def test_gradients_of_weights_by_groups(place, options):
         assert_groups_add_up(Problem(cell, B=6, save="states", **options), place.ops, place.device)
 
 
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_members_give_what_they_give_alone(place, cell):
+    for options in ({}, {"ragged": "lengths", "resets": True, "reverse": (False, True), "save": "states"}):
+        assert_members_as_alone(Problem(cell, **options), place.ops, place.device)
+
+
 @pytest.mark.parametrize(
     ("engine", "dtype"),
     [
@@ -129,6 +136,7 @@ def test_any_problem(place, engine, dtype):
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)
     @given(problems())
     def run(problem):
+        problem = replace(problem, heads=1)
         if engine in ON_CHIP:
             problem = replace(problem, factors=(), detach_every=0, P=None)
         if engine == "stepwise" or problem.cell in ON_CHIP[engine]:

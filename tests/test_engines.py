@@ -115,7 +115,7 @@ def test_unknown_names():
     [
         ("weight_ih", {1: (torch.zeros(4, 9), torch.zeros(4, 1), *[None] * 4)}),
         ("bias_ih", {1: (torch.zeros(4, 3), torch.zeros(4, 1), torch.zeros(3), *[None] * 3)}),
-        ("weight_hr", {1: (torch.zeros(8, 3), torch.zeros(8, 1), *[None] * 4)}),
+        ("weight_hr", {1: (torch.zeros(8, 3), torch.zeros(8, 3), *[None] * 4)}),
         ("h0", {2: torch.zeros(1, 1, 2)}),
         ("c0", {3: torch.zeros(1, 2, 1, 1)}),
         ("lengths", {4: torch.zeros(2, dtype=torch.int64)}),

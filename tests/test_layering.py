@@ -24,7 +24,7 @@ TORCH = re.compile(r"^(ATen|c10|caffe2|torch|pybind11|Python\.h)")
 LAYERS = (
     ("cells",),
     ("walk",),
-    ("_fake", "_dynamo"),
+    ("_fake", "_dynamo", "heads"),
     ("_backend", "reference"),
     ("autograd", "masks"),
     ("checks",),

@@ -34,6 +34,7 @@ LAYERS = [
     ("GRU", {}),
     ("GRU", STACK),
     ("GRU", {"reset_after": False}),
+    ("LSTM", {"heads": 2, "bidirectional": True}),
     ("GRU", {"reset_after": False, "bias": False} | STACK),
 ]
 CASES = [(kind, options, ragged) for kind, options in LAYERS for ragged in ((False, True) if not options else (True,))]

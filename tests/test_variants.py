@@ -10,8 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from marks import needs_extension
+from walks import Problem, assert_groups_add_up
 
 import seqcuda
+from seqcuda import autograd
+from seqcuda.cells import CELLS
+from seqcuda.heads import blocks_of, dense
 from seqcuda.testing import assert_close_to_exact
 
 T, B, I, H = 6, 3, 4, 8
@@ -142,6 +146,50 @@ def test_published_equations(kind, backend_name):
         gradients = torch.autograd.grad((y * weight).sum(), [own, *layer.parameters()])
         results.append(torch.cat([t.flatten() for t in (y, *gradients)]))
     assert_close_to_exact(*results)
+
+
+@needs_extension
+@pytest.mark.parametrize("heads", [2, 3, 12])
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.recurrent])
+def test_heads_are_a_matrix_with_zeros(cell, heads):
+    """The op with blocks and with the matrix that they are, both ways to save, gates too."""
+    for save in ("all", "states"):
+        problem = Problem(cell, T=9, B=5, H=12, heads=heads, reverse=(False, True), ragged="lengths", save=save)
+        inputs, walk = problem.inputs(), problem.walk()._replace(return_gates=True)
+        gates = CELLS[cell].gates
+        whole = [dense(w, gates) if j % 6 == 1 else w for j, w in enumerate(inputs.weights)]
+        for engine in seqcuda.engines():
+            with seqcuda.backend(engine):
+                ours, exact = (
+                    autograd.sequence(walk, inputs._replace(weights=tuple(w))) for w in (inputs.weights, whole)
+                )
+            alive = torch.arange(9)[:, None] < inputs.lengths
+            for name, a, b in zip(ours._fields, ours, exact, strict=True):
+                at = alive[..., None].to(a) if name in ("c_all", "gates") else 1
+                assert_close_to_exact(a * at, b * at, name=name)
+    assert torch.equal(blocks_of(whole[1], gates, heads), inputs.weights[1])
+
+
+@needs_extension
+def test_gradients_of_samples_with_heads():
+    for cell in ("gru_reset_before", "lstm_peephole"):
+        problem = Problem(cell, B=6, H=4, heads=2, reverse=(False, True), save="states", ragged="lengths")
+        assert_groups_add_up(problem, torch.ops.seqcuda)
+
+
+@pytest.mark.parametrize("kind", ["LSTM, heads", "GRU, reset before, heads", "SLSTM, heads"])
+def test_derivatives_with_heads(kind):
+    """Forward mode and double backward, through the ops that know whole matrices or the reference."""
+    layer = make(kind)
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    x = torch.randn(3, 2, I, dtype=torch.float64)
+
+    def outputs(*values):
+        return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), x)[0]
+
+    inputs = [p.requires_grad_() for p in parameters.values()]
+    assert torch.autograd.gradcheck(outputs, inputs, fast_mode=True, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(outputs, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ from cases import LAYERS
 from marks import needs_extension
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.profiler import profile
-from walks import Problem, assert_groups_add_up, gradients_of_weights
+from walks import MIXABLE, Problem, assert_groups_add_up, assert_members_as_alone, gradients_of_weights
 
 import seqcuda
 from seqcuda._backend import compiled
@@ -66,27 +66,169 @@ def test_gradients_of_samples(kind, options):
         assert ops_called(lambda: together(parameters, x, lengths, resets)) == [layers, layers]
 
 
-@case
-def test_ensembles(kind, options):
-    """Members with weights of their own, over the same x: outputs and gradients."""
+def ensemble(kind, options, members=3):
+    """A layer, and the parameters of some members of its kind, each and stacked."""
     layer, _ = layer_of(kind, options)
-    members = [layer_of(kind, options)[0].requires_grad_(False) for _ in range(3)]
-    for i, member in enumerate(members):
+    modules = [layer_of(kind, options)[0].requires_grad_(False) for _ in range(members)]
+    for i, module in enumerate(modules):
         torch.nn.utils.vector_to_parameters(
-            normal(sum(p.numel() for p in member.parameters())) / (i + 2), member.parameters()
+            normal(sum(p.numel() for p in module.parameters())) / (i + 2), module.parameters()
         )
-    stacked, _ = stack_module_state(members)
-    x = normal(T, B, 3)
+    return layer, [dict(module.named_parameters()) for module in modules], stack_module_state(modules)[0]
+
+
+@case
+@pytest.mark.parametrize("own_data", [False, True])
+def test_ensembles(kind, options, own_data):
+    """Members with weights of their own, over the same data or their own, in one call: outputs and gradients."""
+    layer, members, stacked = ensemble(kind, options)
+    data = normal(3, T, B, 3), torch.randint(0, T + 1, (3, B)), torch.rand(3, T, B) < 0.3, normal(3, T, B, 1).sigmoid()
+    dims = (0, 0, 0, 0) if own_data else (None,) * 4
+    data = data if own_data else [t[0] for t in data]
+
+    def loss(parameters, x, lengths, resets, decay):
+        given = {"lengths": lengths, "resets": resets, "decay": decay, "return_states": True}
+        y, final, states = functional_call(layer, parameters, x, given)
+        return y.square().sum() + states.h.sum() + sum(s.sum() for s in (final if kind == "LSTM" else (final,)))
+
+    together = vmap(torch.func.grad_and_value(loss, (0, 1)), (0, *dims))
+    (of_parameters, of_x), values = together(stacked, *data)
+    for i, member in enumerate(members):
+        own = [t[i] for t in data] if own_data else data
+        (exact, exact_x), value = torch.func.grad_and_value(loss, (0, 1))(member, *own)
+        assert_close_to_exact(values[i], value)
+        assert_close_to_exact(of_x[i], exact_x)
+        for name, g in exact.items():
+            assert_close_to_exact(of_parameters[name][i], g, name=name)
+    if compiled is not None:
+        assert ops_called(lambda: together(stacked, *data)) == [layer.num_layers] * 2
+
+
+def test_gradients_of_samples_of_ensembles():
+    """Each sample's, of each member, from one call; and their derivative."""
+    layer, members, stacked = ensemble("GRU", "reset before")
+    x = normal(N, T, B, 3)
 
     def loss(parameters, x):
         return functional_call(layer, parameters, x)[0].square().sum()
 
-    gradients, values = vmap(torch.func.grad_and_value(loss), (0, None))(stacked, x)
+    of_samples = vmap(grad(loss), (None, 0))
+    gradients = vmap(of_samples, (0, None))(stacked, x)
     for i, member in enumerate(members):
-        exact, value = torch.func.grad_and_value(loss)(dict(member.named_parameters()), x)
-        assert_close_to_exact(values[i], value)
+        for name, exact in of_samples(member, x).items():
+            assert_close_to_exact(gradients[name][i], exact, name=name)
+    if compiled is not None:
+        assert ops_called(lambda: vmap(of_samples, (0, None))(stacked, x)) == [1, 1]
+
+    def norms(parameters):
+        return sum(g.square().sum() for g in vmap(of_samples, (0, None))(parameters, x).values())
+
+    ours = grad(norms)(stacked)
+    for i, member in enumerate(members):
+        exact = grad(lambda p: sum(g.square().sum() for g in of_samples(p, x).values()))(member)
         for name, g in exact.items():
-            assert_close_to_exact(gradients[name][i], g, name=name)
+            assert_close_to_exact(ours[name][i], g, name=name)
+
+
+def test_all_derivatives_of_ensembles():
+    """Around the call for all members: backward of it, in any order of the transforms, twice, and forward mode."""
+    layer, members, stacked = ensemble("LSTM", "projected")
+    x, direction = normal(T, B, 3), {name: torch.randn_like(p) for name, p in stacked.items()}
+
+    def outputs(parameters):
+        return vmap(lambda p: functional_call(layer, p, x)[0])(parameters)
+
+    def each(parameters):
+        return torch.stack(
+            [functional_call(layer, {name: p[i] for name, p in parameters.items()}, x)[0] for i in range(len(members))]
+        )
+
+    def penalised(function):
+        first = grad(lambda p: function(p).square().sum())
+        return lambda p: sum(g.square().sum() for g in first(p).values())
+
+    _, ours = jvp(outputs, (stacked,), (direction,))
+    _, exact = jvp(each, (stacked,), (direction,))
+    assert_close_to_exact(ours, exact)
+    ours, exact = (grad(penalised(function))(stacked) for function in (outputs, each))
+    ours_forward, exact_forward = (
+        jvp(grad(lambda p, function=function: function(p).square().sum()), (stacked,), (direction,))[1]
+        for function in (outputs, each)
+    )
+    of_last = vmap(lambda w: torch.func.vjp(outputs, stacked)[1](w)[0]["weight_hh_l0"])
+    weights = normal(2, *outputs(stacked).shape)
+    assert_close_to_exact(of_last(weights)[1], torch.func.vjp(each, stacked)[1](weights[1])[0]["weight_hh_l0"])
+    for name in stacked:
+        assert_close_to_exact(ours[name], exact[name], name=name)
+        assert_close_to_exact(ours_forward[name], exact_forward[name], name=name)
+
+
+def test_ensembles_in_ensembles():
+    layer, _, stacked = ensemble("GRU", "reset before", 4)
+    nested = {name: p.unflatten(0, (2, 2)) for name, p in stacked.items()}
+    x = normal(T, B, 3)
+    y = vmap(lambda p: functional_call(layer, p, x)[0])(stacked)
+    assert_close_to_exact(vmap(vmap(lambda p: functional_call(layer, p, x)[0]))(nested).flatten(0, 1), y)
+
+
+def test_some_weights_of_an_ensemble_are_shared():
+    layer, members, stacked = ensemble("LSTM", "stacked")
+    x = normal(T, B, 3)
+    dims = {name: 0 if "weight_hh" in name else None for name in stacked}
+    shared = {name: p if dims[name] == 0 else p[0] for name, p in stacked.items()}
+    y = vmap(lambda p: functional_call(layer, p, x)[0], (dims,))(shared)
+    for i, y_i in enumerate(y):
+        own = {name: p if dims[name] is None else p[i] for name, p in shared.items()}
+        assert_close_to_exact(y_i, functional_call(layer, own, x)[0])
+
+
+MEMBERS = {
+    "padded": {},
+    "both, lengths, resets, lean": {"reverse": (False, True), "ragged": "lengths", "resets": True, "save": "states"},
+    "packed, resets, no biases": {"ragged": "packed", "resets": True, "bias": False},
+    "one step": {"T": 1, "B": 1, "initial": False},
+    "factors": {"factors": ("decay", "drop", "mask"), "reverse": (True,), "detach_every": 2},
+}
+
+
+@needs_extension
+@pytest.mark.parametrize("options", MEMBERS)
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_members_give_what_they_give_alone(cell, options):
+    if cell not in MIXABLE and "factors" in MEMBERS[options]:
+        return
+    for engine in seqcuda.engines():
+        assert_members_as_alone(Problem(cell, **MEMBERS[options]), torch.ops.seqcuda, engine=engine)
+
+
+@needs_extension
+@pytest.mark.parametrize("members", [2, 3, 5, 8])
+def test_members_and_threads_give_the_same_bits(members):
+    """As many as threads, fewer, more, and some that are left."""
+    each = [Problem("lstm", T=9, B=8, H=48, seed=seed).inputs(torch.float32) for seed in range(members)]
+    stacked = [
+        None if parts[0] is None else torch.stack(parts) for parts in zip(*(i.tensors() for i in each), strict=True)
+    ]
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            walk = Problem("lstm").walk()
+            results.append(seqcuda.autograd._forward_op(walk, "panel", seqcuda.walk.Inputs.from_tensors(stacked))[0])
+    finally:
+        torch.set_num_threads(before)
+    for y in results:
+        assert torch.equal(y, results[0])
+
+
+@needs_extension
+def test_members_that_cannot_be():
+    inputs = Problem("gru").inputs()
+    weights = tuple(None if w is None else torch.stack((w, w)) for w in inputs.weights)
+    with pytest.raises(
+        RuntimeError, match=r"x of 2 members must have them as its first dimension, got shape \[4, 3, 2\]"
+    ):
+        seqcuda.autograd._forward_op(Problem("gru").walk(), "auto", inputs._replace(weights=weights))
 
 
 def test_vmap_in_vmap_and_around_autograd():
@@ -102,7 +244,7 @@ def test_vmap_in_vmap_and_around_autograd():
         assert_close_to_exact(p.grad, expected[name], name=name)
 
 
-def test_packed_data_is_mapped_one_by_one():
+def test_packed_data_is_mapped_in_one_call():
     problem = Problem("gru", ragged="packed", return_states=False)
     inputs = problem.inputs()
     xs = torch.stack([inputs.x, 2 * inputs.x])
@@ -112,6 +254,8 @@ def test_packed_data_is_mapped_one_by_one():
 
     for i, y in enumerate(vmap(run)(xs)):
         assert_close_to_exact(y, run(xs[i]))
+    if compiled is not None:
+        assert ops_called(lambda: vmap(run)(xs)) == [1, 0]
 
 
 @pytest.mark.parametrize("kind", LAYERS)

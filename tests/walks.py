@@ -41,6 +41,7 @@ class Problem:
     detach_every: int = 0
     options: bool = False  # the cell's are on
     unit: bool = True  # unit weights are given
+    heads: int = 1
     seed: int = 0
 
     def kind(self) -> Cell:
@@ -61,7 +62,9 @@ class Problem:
         weights = []
         for _ in self.reverse:
             rows, scale = cell.gates * H, H**-0.5
-            weights += [normal(rows, self.I, scale=scale), normal(rows, width, scale=scale) if cell.recurrent else None]
+            weights += [normal(rows, self.I, scale=scale), None]
+            if cell.recurrent:
+                weights[-1] = normal(rows, width // self.heads, scale=(H / self.heads) ** -0.5)
             weights += [normal(rows), normal(rows) if cell.recurrent else None] if self.bias else [None, None]
             weights.append(normal(width, H, scale=scale) if self.P else None)
             weights.append(normal(len(cell.unit_names) * H) if cell.unit_names and self.unit else None)
@@ -162,21 +165,50 @@ def op_outputs_and_gradients(
     """The same of a bare op pair, `ops.sequence` and `ops.sequence_backward`, without autograd."""
     tensors = tensors_for(problem, dtype)
     tensors = [t if t is None or i == 4 else t.to(device) for i, t in enumerate(tensors)]  # batch_sizes stay
+
+    def weigh(outputs: list[Tensor]) -> list[Tensor]:
+        return [w.to(o) for w, o in zip(weightings(problem, outputs), outputs, strict=True)]
+
+    return [t.cpu() for part in _call(problem, tensors, ops, engine, weigh) for t in part]
+
+
+def _call(problem: Problem, tensors: list[Tensor | None], ops, engine: str, weigh) -> tuple[list[Tensor], list[Tensor]]:
+    """Of a bare op pair: the outputs, and the gradients of them weighted by what `weigh` says of them."""
     inputs = Inputs.from_tensors(tuple(tensors))
     states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
     walk = (problem.cell, inputs.x, inputs.weights, *states)
     additions = problem.additions(inputs)
     y, h_n, c_n, c_all, saved = ops.sequence(*walk, problem.reverse, problem.save, engine, *additions)
     outputs = [y, h_n, c_n, *([c_all] if problem.return_states else [])]
-    weights = [w.to(o) for w, o in zip(weightings(problem, outputs), outputs, strict=True)]
     needs = [i in differentiable(tensors) for i in range(len(tensors))]
-    grads = (*weights, *([] if problem.return_states else [None]))
+    grads = (*weigh(outputs), *([] if problem.return_states else [None]))
     *of_inputs, of_weights = ops.sequence_backward(
         problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, engine, needs, 0, *additions
     )
     x, h0, c0, *others = of_inputs
     gradients = (x, h0, c0, None, None, None, *others, None, None, None, *of_weights)
-    return [t.cpu() for t in (*outputs, *(g for g, need in zip(gradients, needs, strict=True) if need))]
+    return outputs, [g for g, need in zip(gradients, needs, strict=True) if need]
+
+
+def assert_members_as_alone(problem: Problem, ops, device: str = "cpu", engine: str = "auto", members: int = 3) -> None:
+    """Several layers in one call of a bare op pair: each gives what it gives alone. Packed data is packed alike."""
+    each = []
+    for seed in range(members):
+        tensors = problem.inputs() if problem.ragged == "packed" else replace(problem, seed=seed).inputs()
+        scaled = [t * (1 + seed) if t is not None and t.is_floating_point() else t for t in tensors.tensors()]
+        each.append([t if t is None or i == 4 else t.to(device) for i, t in enumerate(scaled)])
+    together = [
+        parts[0] if parts[0] is None or i == 4 else torch.stack(parts)
+        for i, parts in enumerate(zip(*each, strict=True))
+    ]
+
+    def run(tensors: list[Tensor | None]) -> list[Tensor]:
+        outputs, gradients = _call(problem, tensors, ops, engine, lambda outputs: [o.cos() for o in outputs])
+        return [*outputs, *gradients]
+
+    ours = run(together)
+    for m, own in enumerate(each):
+        assert_close_to_exact(joined([t[m] for t in ours]), joined(run(own)))
 
 
 def gradients_of_weights(problem: Problem, ops, groups: int, rows: slice = slice(None), device: str = "cpu"):
@@ -234,13 +266,14 @@ def problems(draw) -> Problem:
     """Sizes around those of tiles and vectors, which they do not divide."""
     cell = draw(st.sampled_from(sorted(CELLS)))
     H = draw(st.sampled_from([1, 3, 5, 8, 16, 17, 33, 50]))
+    P = draw(st.integers(1, H - 1)) if cell.startswith("lstm") and H > 1 and draw(st.booleans()) else None
     return Problem(
         cell,
         T=draw(st.sampled_from([1, 2, 3, 7, 20])),
         B=draw(st.sampled_from([1, 2, 3, 4, 5, 13, 31])),
         I=draw(st.integers(1, 9)),
         H=H,
-        P=draw(st.integers(1, H - 1)) if cell.startswith("lstm") and H > 1 and draw(st.booleans()) else None,
+        P=P,
         reverse=draw(st.sampled_from([(False,), (True,), (False, True)])),
         ragged=draw(st.sampled_from(["no", "lengths", "packed"])),
         resets=draw(st.booleans()),
@@ -251,5 +284,6 @@ def problems(draw) -> Problem:
         detach_every=draw(st.sampled_from([0, 0, 1, 3])),
         options=draw(st.booleans()) if CELLS[cell].options else False,
         unit=draw(st.booleans()) if cell == "lstm_peephole" else True,
+        heads=draw(st.sampled_from([heads for heads in (1, 1, 2, 3, H) if P is None and H % heads == 0] or [1])),
         seed=draw(st.integers(0, 99)),
     )

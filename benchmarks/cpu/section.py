@@ -64,9 +64,9 @@ def at_least(what: str, wanted: float, rows: Iterable[dict], figure: str, mean: 
     return Goal(what, "at least", wanted, _by_threads(rows, figure, geometric_mean if mean else lowest))
 
 
-def at_most(what: str, wanted: float, rows: Iterable[dict], figure: str) -> Goal:
-    """Of the highest `figure` of the rows of each number of threads."""
-    return Goal(what, "at most", wanted, _by_threads(rows, figure, highest))
+def at_most(what: str, wanted: float, rows: Iterable[dict], figure: str, mean: bool = False) -> Goal:
+    """Of the highest `figure` of the rows of each number of threads, or of the geometric mean."""
+    return Goal(what, "at most", wanted, _by_threads(rows, figure, geometric_mean if mean else highest))
 
 
 def _by_threads(rows: Iterable[dict], figure: str, of: Callable) -> dict[str, tuple[float, str]]:

@@ -36,7 +36,7 @@ struct BackwardWalk {
       from.h = h ? h + batch * P : nullptr, from.c = c ? c + batch * H : nullptr, from.c_plane = w.state_plane;
     } else {
       const int64_t before = w.plan->row(w.step(k - 1), place);
-      from.h = w.y + before * w.y_stride, from.c = w.c_all ? w.c_all + before * H : nullptr;
+      from.h = w.y + before * w.y_stride, from.c = w.c_all ? w.c_all + before * w.c_all_stride : nullptr;
       from.c_plane = w.c_all_plane;
       from.detached = w.detaches(t);
     }
@@ -96,10 +96,10 @@ struct BackwardWalk {
     }
 #pragma GCC unroll 8
     for (int e = 0; e < kExtra; ++e) {
-      s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * H + u, n);
+      s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * b.c_all_stride + u, n);
       ds[1 + e] = L::load(b.dc + (e * B + place) * H + u, n);
       if (kPhase == kLastPhase && b.dc_all)
-        ds[1 + e] = ds[1 + e] + L::load(b.dc_all + e * b.c_all_plane + data * H + u, n);
+        ds[1 + e] = ds[1 + e] + L::load(b.dc_all + e * b.c_all_plane + data * b.c_all_stride + u, n);
     }
     if (keep) {
       for (int j = 0; j < Traits::kStates; ++j) s_new[j] = L::load(kept + (Traits::kSaved + j) * H, n);
@@ -110,8 +110,8 @@ struct BackwardWalk {
       }
     }
     if (kPhase != kLastPhase && b.has_factors) d_operand = times(b.factors.drop.of(t, from.batch), u, n, d_operand);
-    T* gx = b.dgx + (b.plan->start[t] + place - b.first) * kGates * H + u;
-    T* gh = b.dgh + (b.plan->start[t] + place - b.first) * kGates * H + u;
+    T* gx = b.dgx + (b.plan->start[t] + place - b.first) * b.gates_stride + u;
+    T* gh = b.dgh + (b.plan->start[t] + place - b.first) * b.gates_stride + u;
 #pragma GCC unroll 8
     for (int g = 0; g < kGates; ++g) {
       dgx[g] = kPhase == kLastPhase ? L(T(0)) : L::load(gx + g * H, n);
@@ -215,7 +215,7 @@ struct BackwardWalk {
     } else {
       constexpr int kNext = kPhase + 1;
       multiply(panels.phase[kNext], Traits::phase_gates(kNext) * H,
-               b.dgh + dense * kGates * H + Traits::phase_begin(kNext) * H, kGates * H, H, share, rows,
+               b.dgh + dense * b.gates_stride + Traits::phase_begin(kNext) * H, b.gates_stride, H, share, rows,
                [&](int64_t i, int64_t u, int64_t n, L product)
                    __attribute__((always_inline)) { cell<kPhase>(b, entering(b, k, t, i), u, n, product); });
     }
@@ -229,10 +229,10 @@ struct BackwardWalk {
       phases<kLastPhase>(b, panels, share, k, rows);
       const int64_t dense = b.plan->start[t] + share.row_begin - b.first;
       if constexpr (Traits::recurrent()) {
-        multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, b.dgh + dense * kGates * b.hidden,
-                 kGates * b.hidden, b.width, share, rows,
-                 [&](int64_t i, int64_t u, int64_t n, L product)
-                     __attribute__((always_inline)) { carry_h(b, k, t, i, u, n, product); });
+        multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, b.dgh + dense * b.gates_stride, b.gates_stride,
+                 b.width, share, rows, [&](int64_t i, int64_t u, int64_t n, L product) __attribute__((always_inline)) {
+                   carry_h(b, k, t, i, u, n, product);
+                 });
       } else if (b.between()) {
         const int64_t blocks = blocks_of(b.hidden, kBlock), first = share.first(blocks), last = share.last(blocks);
         for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i)
@@ -287,7 +287,7 @@ struct BackwardWalk {
         load_parameters<Traits>(f, u, n, p);
 #pragma GCC unroll 8
         for (int g = 0; g < kCount; ++g) {
-          gates_x[kBegin + g] = L::load(f.gx + (dense * kGates + kBegin + g) * H + u, n);
+          gates_x[kBegin + g] = L::load(f.gx + dense * f.gates_stride + (kBegin + g) * H + u, n);
           gates_h[kBegin + g] = state_or_zero(gh, (dense * kCount + g) * H + u, n);
           if (f.b_hh) gates_h[kBegin + g] = gates_h[kBegin + g] + L::load(f.b_hh + (kBegin + g) * H + u, n);
         }
@@ -357,11 +357,12 @@ struct BackwardWalk {
         L s[Traits::kStates], s_new[Traits::kStates], dgx[kGates], d[Traits::unit()];
         load_entering(b, from, u, n, s);
         s_new[0] = b.width == H ? L::load(b.y + data * b.y_stride + u, n) : L(T(0));
-        for (int e = 0; e < kExtra; ++e) s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * H + u, n);
+        for (int e = 0; e < kExtra; ++e)
+          s_new[1 + e] = L::load(b.c_all + e * b.c_all_plane + data * b.c_all_stride + u, n);
         if (b.has_keep())
           for (int j = 0; j < Traits::kStates; ++j)
             s_new[j] = L::load(b.saved + b.saved_row(t, i) * b.saved_width + (Traits::kSaved + j) * H + u, n);
-        for (int g = 0; g < kGates; ++g) dgx[g] = L::load(b.dgx + (dense * kGates + g) * H + u, n);
+        for (int g = 0; g < kGates; ++g) dgx[g] = L::load(b.dgx + dense * b.gates_stride + g * H + u, n);
         Cell::unit_gradient(s, s_new, dgx, d);
         for (int j = 0; j < Traits::unit(); ++j) d[j].store(out + (dense * Traits::unit() + j) * H + u, n);
       }
@@ -379,8 +380,9 @@ struct BackwardWalk {
         L s_new[Traits::kStates], saved[Traits::kSaved];
         for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H + u, n);
         for (int e = 0; e < kExtra; ++e)
-          s_new[1 + e] = L::load(
-              b.has_keep() ? kept + (Traits::kSaved + 1 + e) * H + u : b.c_all + e * b.c_all_plane + data * H + u, n);
+          s_new[1 + e] = L::load(b.has_keep() ? kept + (Traits::kSaved + 1 + e) * H + u
+                                              : b.c_all + e * b.c_all_plane + data * b.c_all_stride + u,
+                                 n);
         Cell::output(saved, s_new).store(out + (b.plan->start[t] + i - b.first) * H + u, n);
       }
     }

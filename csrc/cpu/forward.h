@@ -76,7 +76,7 @@ struct ForwardWalk {
     L gx[Traits::kGates], gh[Traits::kGates], s[Traits::kStates], s_new[Traits::kStates];
     L saved[Traits::kSaved > 0 ? Traits::kSaved : 1], p[Traits::parameters() > 0 ? Traits::parameters() : 1];
     load_parameters<Traits>(f, u, n, p);
-    const T* x = f.gx + (dense - f.gx_first) * Traits::kGates * H + u;
+    const T* x = f.gx + (dense - f.gx_first) * f.gates_stride + u;
 #pragma GCC unroll 8
     for (int g = kBegin; g < kEnd; ++g) {
       gx[g] = L::load(x + g * H, n);
@@ -116,7 +116,7 @@ struct ForwardWalk {
 #pragma GCC unroll 8
       for (int e = 0; e < kExtra; ++e) {
         s_new[1 + e].store(f.c + (e * f.plan->batch + row.place) * H + u, n);
-        if (f.c_all) s_new[1 + e].store(f.c_all + e * f.c_all_plane + row.data * H + u, n);
+        if (f.c_all) s_new[1 + e].store(f.c_all + e * f.c_all_plane + row.data * f.c_all_stride + u, n);
       }
       if (f.width != H)
         s_new[0].store(f.operand + row.place * H + u, n);

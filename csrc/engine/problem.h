@@ -6,10 +6,13 @@
 //   data row    where (t, place) lies in what the user sees: y, saved, c_all, resets   (Plan::row)
 //   dense row   start[t] + i: rows that are alive only, in order of time: gx, dgx, dgh, gathered states
 //
-//   gx, dgx, dgh   [dense rows, G, H]        y        [data rows, y_stride], the first P of each
-//   saved          [rows, saved_width]       c_all    [S-1][data rows, H]
+//   gx, dgx, dgh   [dense rows, gates_stride], the first [G, H] of each     y   [data rows, y_stride], the first P
+//   saved          [rows, saved_width]       c_all    [S-1][data rows, c_all_stride], the first H
 //   h0, reset_h    [B, P]                    c0, reset_c, c_n   [S-1][B, H], planes state_plane apart
 //   w_hh [G*H, P]   b_hh [G*H]   w_hr [P, H]   unit [U*H]: the cell's U unit weights (cell_traits.h)
+//
+// The heads of a direction are walks of their own side by side, each with its own H: their parts of a row lie one after
+// the other, in gx, dgx and dgh as [heads, G, H], and the strides are those of the rows of all.
 //
 // A row of saved is kSaved, H and, where there is a `keep`, what the cell gave for the states before it, kStates, H.
 //
@@ -88,7 +91,8 @@ struct Walk {
   T* y = nullptr;
   int64_t y_stride = 0;
   T* c_all = nullptr;  // null: not kept
-  int64_t c_all_plane = 0;
+  int64_t c_all_plane = 0, c_all_stride = 0;
+  int64_t gates_stride = 0;
 
   const T* unit = nullptr;  // null: zeros
   double options[kMaxOptions] = {};

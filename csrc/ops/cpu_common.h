@@ -9,10 +9,11 @@
 
 namespace seq::ops {
 
+// The rows by head.
 inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer, int64_t d) {
   const auto* w = &a.weights[Layer::kWeights * d];
-  return {computed(w[0], layer), computed(w[1], layer), computed(w[2], layer),
-          computed(w[3], layer), computed(w[4], layer), computed(w[5], layer)};
+  const auto of_gates = [&](const OptionalTensor& t) { return by_head(computed(t, layer), layer); };
+  return {of_gates(w[0]), of_gates(w[1]), of_gates(w[2]), of_gates(w[3]), computed(w[4], layer), of_gates(w[5])};
 }
 
 constexpr int64_t kChunkBytes = 512 << 10;  // of the gates of a chunk: they stay in L2
@@ -57,6 +58,7 @@ struct PackedWeights {
   }
 };
 
+// w: of one head.
 template <class T>
 PackedWeights<T> pack_forward(const cpu::Kernels<T>& k, const Layer& layer, const DirectionWeights& w) {
   PackedWeights<T> out;
@@ -69,7 +71,7 @@ PackedWeights<T> pack_forward(const cpu::Kernels<T>& k, const Layer& layer, cons
   };
   for (int p = 0; p < k.phases && w.w_hh.defined(); ++p)
     out.keep(out.panels.phase[p],
-             gates_of(w.w_hh, layer.hidden, k.phase_begin[p], k.phase_begin[p + 1], k.forward_block));
+             gates_of(w.w_hh, layer.head_hidden(), k.phase_begin[p], k.phase_begin[p + 1], k.forward_block));
   if (layer.projected()) out.keep(out.panels.projection, gates_of(w.w_hr, layer.width, 0, 1, k.projection_block));
   return out;
 }
@@ -86,53 +88,53 @@ PackedWeights<T> pack_backward(const cpu::Kernels<T>& k, const Layer& layer, con
   };
   for (int p = 0; p < k.phases && w.w_hh.defined(); ++p)
     out.keep(out.panels.phase[p],
-             columns_of(w.w_hh, k.phase_begin[p] * layer.hidden, k.phase_begin[p + 1] * layer.hidden));
+             columns_of(w.w_hh, k.phase_begin[p] * layer.head_hidden(), k.phase_begin[p + 1] * layer.head_hidden()));
   if (layer.projected()) out.keep(out.panels.projection, columns_of(w.w_hr, 0, layer.width));
   return out;
 }
 
-// The tensors of a walk beside its data and weights, in the type of computation.
+// The tensors of a walk beside its data and weights, in the type of computation, states by walk.
 struct States {
   States(const Arguments& a, const Layer& layer)
-      : h0(computed(a.h0, layer)),
-        c0(computed(a.c0, layer)),
-        reset_h(computed(a.reset_h, layer)),
-        reset_c(computed(a.reset_c, layer)),
+      : h0(by_walk(computed(a.h0, layer), layer)),
+        c0(by_walk(computed(a.c0, layer), layer)),
+        reset_h(by_walk(computed(a.reset_h, layer), layer)),
+        reset_c(by_walk(computed(a.reset_c, layer), layer)),
         resets(a.resets.has_value() ? a.resets->contiguous() : at::Tensor()),
         factors(computed(a.factors, layer)) {}
   at::Tensor h0, c0, reset_h, reset_c, resets;
   Factors<at::Tensor> factors;
 };
 
-// What does not change over the walk of direction d.
+// What does not change over walk w, a head of a direction. weights: of the head.
 template <class T>
-void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanStorage& plan, int64_t d,
+void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanStorage& plan, int64_t w,
               const DirectionWeights& weights, const States& states, const at::Tensor& y, const at::Tensor& c_all) {
-  const auto h_of = [&](const at::Tensor& t) {
-    return t.defined() ? t.const_data_ptr<T>() + d * layer.batch * layer.width : nullptr;
-  };
-  const auto c_of = [&](const at::Tensor& t) {
-    return t.defined() ? t.const_data_ptr<T>() + d * layer.batch * layer.hidden : nullptr;
+  const int64_t d = w / layer.heads, H = layer.head_hidden(), P = layer.head_width(), unit = w % layer.heads * H;
+  const auto state_of = [&](const at::Tensor& t, int64_t units) {
+    return t.defined() ? t.const_data_ptr<T>() + w * layer.batch * units : nullptr;
   };
   walk.plan = &plan.plan;
   walk.reverse = a.reverse[d];
-  walk.hidden = layer.hidden, walk.width = layer.width;
+  walk.hidden = H, walk.width = P;
   walk.rounding = layer.rounding();
-  walk.h0 = h_of(states.h0), walk.c0 = c_of(states.c0);
-  walk.state_plane = layer.directions * layer.batch * layer.hidden;
+  walk.h0 = state_of(states.h0, P), walk.c0 = state_of(states.c0, H);
+  walk.state_plane = layer.walks() * layer.batch * H;
   walk.resets = data_or_null<bool>(states.resets);
-  walk.reset_h = h_of(states.reset_h), walk.reset_c = c_of(states.reset_c);
-  walk.factors = states.factors.each([&](const at::Tensor& t) { return factor_of<const T>(t, d); });
+  walk.reset_h = state_of(states.reset_h, P), walk.reset_c = state_of(states.reset_c, H);
+  walk.factors = states.factors.each([&](const at::Tensor& t) { return factor_of<const T>(t, d, unit); });
   walk.has_factors = layer.has_factors;
   walk.detach_every = a.detach_every;
   walk.saved_width = layer.saved_width;
+  walk.gates_stride = layer.cell.gates * layer.hidden;
   walk.unit = data_or_null<T>(weights.w_unit);
   std::copy(a.options.begin(), a.options.end(), walk.options);
-  walk.y = const_cast<T*>(y.const_data_ptr<T>()) + d * layer.width;
-  walk.y_stride = layer.directions * layer.width;
+  walk.y = const_cast<T*>(y.const_data_ptr<T>()) + w * P;
+  walk.y_stride = layer.walks() * P;
   if (c_all.defined() && c_all.numel() > 0) {
-    walk.c_all = const_cast<T*>(c_all.const_data_ptr<T>()) + d * layer.rows * layer.hidden;
+    walk.c_all = const_cast<T*>(c_all.const_data_ptr<T>()) + d * layer.rows * layer.hidden + unit;
     walk.c_all_plane = layer.directions * layer.rows * layer.hidden;
+    walk.c_all_stride = layer.hidden;
   }
 }
 

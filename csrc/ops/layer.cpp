@@ -58,10 +58,12 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
   const char* name = cell.recurrent ? "weight_hh" : "weight_ih";
   TORCH_CHECK(sizing.has_value(), "seqcuda: ", name, " is missing");
   TORCH_CHECK(sizing->dim() == 2 && sizing->size(0) % cell.gates == 0, "seqcuda: ", name, " must be (", cell.gates,
-              cell.recurrent ? "*H, P), got " : "*H, I), got ", sizing->sizes());
+              cell.recurrent ? "*H, P / heads), got " : "*H, I), got ", sizing->sizes());
   hidden = sizing->size(0) / cell.gates;
-  width = cell.recurrent ? sizing->size(1) : hidden;
-  TORCH_CHECK(hidden > 0 && width > 0, "seqcuda: ", name, " must not be empty, got ", sizing->sizes());
+  const int64_t columns = cell.recurrent ? sizing->size(1) : hidden;
+  TORCH_CHECK(hidden > 0 && columns > 0, "seqcuda: ", name, " must not be empty, got ", sizing->sizes());
+  const bool blocks = !a.weights[4].has_value() && hidden % columns == 0;
+  width = blocks ? hidden : columns, heads = blocks ? hidden / columns : 1;
   for (int64_t d = 0; d < directions; ++d) {
     const auto* w = &a.weights[kWeights * d];
     TORCH_CHECK(w[0].has_value(), "seqcuda: weight_ih must be given");
@@ -71,7 +73,7 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
     TORCH_CHECK(w[4].has_value() == projected(),
                 "seqcuda: weight_hr must be given where P != H, and only there; P = ", width, ", H = ", hidden);
     check_shape(w[0], "weight_ih", {cell.gates * hidden, input}, *this, a.x);
-    check_shape(w[1], "weight_hh", {cell.gates * hidden, width}, *this, a.x);
+    check_shape(w[1], "weight_hh", {cell.gates * hidden, head_width()}, *this, a.x);
     check_shape(w[2], "bias_ih", {cell.gates * hidden}, *this, a.x);
     check_shape(w[3], "bias_hh", {cell.gates * hidden}, *this, a.x);
     check_shape(w[4], "weight_hr", {width, hidden}, *this, a.x);
@@ -145,6 +147,35 @@ Factors<at::Tensor> computed(const Factors<OptionalTensor>& factors, const Layer
       if (once.stride(dim) == 0 && once.size(dim) > 1) once = once.narrow(dim, 0, 1);
     return once.to(layer.compute).contiguous().expand(given->sizes());
   });
+}
+
+at::Tensor by_head(const at::Tensor& t, const Layer& layer, int64_t dim) {
+  if (!t.defined() || layer.heads == 1) return t;
+  const at::Tensor parts = t.unflatten(dim, {-1, layer.heads, layer.head_hidden()});
+  return parts.transpose(dim, dim + 1).reshape(t.sizes());
+}
+at::Tensor by_gate(const at::Tensor& t, const Layer& layer, int64_t dim) {
+  if (!t.defined() || layer.heads == 1) return t;
+  const at::Tensor parts = t.unflatten(dim, {layer.heads, -1, layer.head_hidden()});
+  return parts.transpose(dim, dim + 1).reshape(t.sizes());
+}
+
+DirectionWeights head_of(const DirectionWeights& w, const Layer& layer, int64_t k) {
+  if (layer.heads == 1) return w;
+  const auto part = [&](const at::Tensor& t) {
+    const int64_t rows = t.defined() ? t.size(0) / layer.heads : 0;
+    return t.defined() ? t.narrow(0, k * rows, rows) : t;
+  };
+  return {part(w.w_ih), part(w.w_hh), part(w.b_ih), part(w.b_hh), {}, part(w.w_unit)};
+}
+
+at::Tensor by_walk(const at::Tensor& t, const Layer& layer) {
+  if (!t.defined() || layer.heads == 1) return t;
+  return t.unflatten(-1, {layer.heads, -1}).transpose(-3, -2).flatten(-4, -3).contiguous();
+}
+at::Tensor by_direction(const at::Tensor& t, const Layer& layer) {
+  if (!t.defined() || layer.heads == 1) return t;
+  return t.unflatten(-3, {layer.directions, layer.heads}).transpose(-3, -2).flatten(-2);
 }
 
 PlanStorage make_plan(const Arguments& a, const Layer& layer) {

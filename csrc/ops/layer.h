@@ -50,6 +50,7 @@ struct Layer {
   CellCounts cell;
   at::Device device;
   int64_t directions, steps, batch, rows, input, hidden, width;  // rows: data rows, T*B or N
+  int64_t heads;                                                 // blocks of weight_hh
   int64_t saved_width;                                           // numbers in a row of saved
   bool packed, has_factors, detaches;
   at::ScalarType dtype, compute;
@@ -58,6 +59,10 @@ struct Layer {
   explicit Layer(const Arguments& a);
 
   int64_t extra() const { return cell.states - 1; }
+  // A head of a direction is a walk of its own; head k of direction d is walk d * heads + k.
+  int64_t walks() const { return directions * heads; }
+  int64_t head_hidden() const { return hidden / heads; }
+  int64_t head_width() const { return width / heads; }
   bool projected() const { return width != hidden; }
   Rounding rounding() const;
   // Dimension `dim` of t, data rows, as the caller gave them: (T, B) or (N).
@@ -79,17 +84,29 @@ struct DirectionWeights {
 
 PlanStorage make_plan(const Arguments& a, const Layer& layer);
 
+// What is in dimension `dim` [n, heads, units of a head] of t as [heads, n, units of a head], and back.
+at::Tensor by_head(const at::Tensor& t, const Layer& layer, int64_t dim = 0);
+at::Tensor by_gate(const at::Tensor& t, const Layer& layer, int64_t dim = 0);
+
+// Head k of weights whose rows are by head.
+DirectionWeights head_of(const DirectionWeights& w, const Layer& layer, int64_t k);
+
+// States [.., D, B, units] by walk, [.., D * heads, B, units of a head], and back.
+at::Tensor by_walk(const at::Tensor& t, const Layer& layer);
+at::Tensor by_direction(const at::Tensor& t, const Layer& layer);
+
 // In the type of computation and contiguous; undefined stays undefined.
 at::Tensor computed(const OptionalTensor& t, const Layer& layer);
 
 // In the type of computation, the units side by side, what is the same along a dimension not repeated there.
 Factors<at::Tensor> computed(const Factors<OptionalTensor>& factors, const Layer& layer);
 
-// Direction d of a tensor ([S-1], T, B, D, units); undefined: null.
+// Direction d of a tensor ([S-1], T, B, D, units), from unit `first` on; undefined: null.
 template <class T>
-Factor<T> factor_of(const at::Tensor& t, int64_t d) {
+Factor<T> factor_of(const at::Tensor& t, int64_t d, int64_t first = 0) {
   if (!t.defined()) return {};
-  const int64_t last = t.dim() - 1, bytes = d * t.stride(last - 1) * static_cast<int64_t>(t.element_size());
+  const int64_t last = t.dim() - 1;
+  const int64_t bytes = (d * t.stride(last - 1) + first) * static_cast<int64_t>(t.element_size());
   return {reinterpret_cast<T*>(static_cast<char*>(t.data_ptr()) + bytes), t.stride(last - 3), t.stride(last - 2),
           last == 4 ? t.stride(0) : 0};
 }

@@ -15,10 +15,10 @@ struct OneStep {
   OneStep(const OneStep&) = delete;
 
   template <class T>
-  void set_walk(Walk<T>& walk, int64_t hidden, int64_t saved) const {
+  void set_walk(Walk<T>& walk, const CellCounts& cell, int64_t hidden) const {
     walk.plan = &plan;
-    walk.hidden = walk.width = walk.y_stride = hidden;
-    walk.saved_width = saved * hidden;
+    walk.hidden = walk.width = walk.y_stride = walk.c_all_stride = hidden;
+    walk.gates_stride = cell.gates * hidden, walk.saved_width = cell.saved * hidden;
     walk.state_plane = walk.c_all_plane = alive * hidden;
   }
 
@@ -49,7 +49,7 @@ void one_step(const CellCounts& cell, const OneStepInputs<T>& in, int64_t B, Rou
   T *gx = gates.get(), *gh = gx + B * GH, *zeros = gh + B * GH;
   const OneStep one(B);
   Forward<T> f;
-  one.set_walk(f, H, cell.saved);
+  one.set_walk(f, cell, H);
   f.rounding = rounding;
   f.y = to.y, f.c_all = to.c_all, f.saved = to.saved;
   few_rows::multiply(kernels, in.w_ih, in.x, B, in.b_ih, gx);

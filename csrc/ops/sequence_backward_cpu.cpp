@@ -6,7 +6,7 @@
 #include "ops/engines.h"
 #include "ops/gradients.h"
 #include "ops/large_pages.h"
-#include "ops/sequence.h"
+#include "ops/members.h"
 
 namespace seq::ops {
 
@@ -15,11 +15,18 @@ namespace {
 template <class T>
 struct DirectionBackward {
   DirectionWeights weights, grads;
-  PackedWeights<T> packed;
   PackedMatrix<T> w_ih;  // for dx
+  at::Tensor dgx, dgh, dh_out, saved;
+};
+
+// Of one walk, a head of a direction.
+template <class T>
+struct WalkBackward {
+  DirectionWeights weights;
+  PackedWeights<T> packed;
   Backward<T> b;
   Forward<T> again;  // for the gates that lean training did not keep
-  at::Tensor dh, dc, dgx, dgh, dh_out, saved, product;
+  at::Tensor dh, dc, product;
 };
 
 void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
@@ -31,8 +38,9 @@ void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
 
 // What the gradients of the weights are products of: dense rows of a chunk, or those of a group of rows of the batch.
 struct Factors {
-  at::Tensor x, dgx, dgh, unprojected, dh_out, d_unit;
-  std::vector<at::Tensor> operands;  // of W_hh, by phase
+  at::Tensor x, dgx, dgh, unprojected, dh_out;
+  std::vector<std::vector<at::Tensor>> operands;  // of W_hh, by head and phase
+  std::vector<at::Tensor> d_unit;                 // by head
 };
 
 template <class T>
@@ -54,16 +62,18 @@ class LayerBackward {
     grad_y_ = computed(s.grad_y, layer), grad_c_all_ = computed(s.grad_c_all, layer);
     lean_ = layer.saved_width > 0 && s.saved.numel() == 0;
     saved_ = s.saved.contiguous();
-    const at::Tensor grad_h_n = computed(s.grad_h_n, layer), grad_c_n = computed(s.grad_c_n, layer);
+    const at::Tensor grad_h_n = by_walk(computed(s.grad_h_n, layer), layer);
+    const at::Tensor grad_c_n = by_walk(computed(s.grad_c_n, layer), layer);
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
+    const int64_t W = layer.walks();
     // Where every row of x is written once, its gradient need not start from zero.
     dx_once_ = D == 1 && !plan_.data_rows.defined();
     if (needs.x) {
       dx_ = empty_in_large_pages({layer.rows, layer.input}, options_);
       if (!dx_once_) dx_.zero_();
     }
-    if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, options_);
-    if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, options_);
+    if (needs.reset_h) dreset_h_ = at::zeros({W, B, layer.head_width()}, options_);
+    if (needs.reset_c) dreset_c_ = at::zeros({S - 1, W, B, layer.head_hidden()}, options_);
     if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, options_);
     if (needs.decay_c) ddecay_c_ = at::zeros({S - 1, layer.steps, B, D, H}, options_);
     // A group's products are over its own rows alone, so that they are few: all steps at once.
@@ -71,8 +81,9 @@ class LayerBackward {
         needs.groups > 0 ? std::max<int64_t>(layer.steps, 1) : steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
     const int64_t rows = std::min(steps_ * B, plan_.dense());
     if (plan_.plan.order) order_ = at::tensor(plan_.order);
-    directions_.resize(D);
-    for (int64_t d = 0; d < D; ++d) set_up(d, rows, grad_h_n, grad_c_n);
+    directions_.resize(D), walks_.resize(W);
+    for (int64_t d = 0; d < D; ++d) set_up_direction(d, rows);
+    for (int64_t w = 0; w < W; ++w) set_up_walk(w, grad_h_n, grad_c_n);
   }
 
   SequenceGradients run() {
@@ -80,23 +91,25 @@ class LayerBackward {
     for (int64_t j = chunks - 1; j >= 0; --j) {
       const int64_t k0 = j * steps_, k1 = std::min(k0 + steps_, layer_.steps);
       std::vector<Chunk> chunks_of;
-      std::vector<at::Tensor> xs, entering;
+      std::vector<at::Tensor> xs, entering(layer_.walks());
       for (int64_t d = 0; d < layer_.directions; ++d) {
         const Chunk c = chunk_of(plan_, k0, k1, a_.reverse[d]);
         chunks_of.push_back(c);
-        directions_[d].b.first = c.r0;
         xs.push_back(chunk_rows_of(x_, plan_, c));
-        entering.push_back(lean_ || needs_.weight(d, 1) ? gather_entering(d, c) : at::Tensor());
-        if (lean_) recompute(d, c, xs[d], entering[d]);
+        for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
+          walks_[w].b.first = c.r0;
+          if (lean_ || needs_.weight(d, 1)) entering[w] = gather_entering(w, c);
+        }
+        if (lean_) recompute(d, c, xs[d], entering);
       }
       if (engine_ == Engine::kPanel) {
-        team_.run(plan_, [&](int64_t d, const cpu::Share& share) {
-          kernels_.backward(directions_[d].b, directions_[d].packed.panels, share, k0, k1);
+        team_.run(plan_, [&](int64_t w, const cpu::Share& share) {
+          kernels_.backward(walks_[w].b, walks_[w].packed.panels, share, k0, k1);
         });
       } else {
-        for (auto& direction : directions_) stepwise(direction, k0, k1);
+        for (int64_t w = 0; w < layer_.walks(); ++w) stepwise(w, k0, k1);
       }
-      for (int64_t d = 0; d < layer_.directions; ++d) products(d, chunks_of[d], xs[d], entering[d], j == chunks - 1);
+      for (int64_t d = 0; d < layer_.directions; ++d) products(d, chunks_of[d], xs[d], entering, j == chunks - 1);
     }
     for (auto& dir : directions_) {
       if (chunks == 0) {
@@ -110,49 +123,65 @@ class LayerBackward {
   }
 
  private:
-  void set_up(int64_t d, int64_t rows, const at::Tensor& grad_h_n, const at::Tensor& grad_c_n) {
-    const int64_t B = layer_.batch, H = layer_.hidden, P = layer_.width, S = layer_.cell.states, G = layer_.cell.gates;
+  void set_up_direction(int64_t d, int64_t rows) {
+    const int64_t gates = layer_.cell.gates * layer_.hidden;
     auto& dir = directions_[d];
-    auto& b = dir.b;
     dir.weights = direction_weights(a_, layer_, d);
     dir.grads = empty_gradients(dir.weights, needs_, d, layer_);
-    if (engine_ == Engine::kPanel) {
-      dir.packed = pack_backward(kernels_, layer_, dir.weights);
-      if (needs_.x) dir.w_ih = PackedMatrix<T>::of(kernels_, dir.weights.w_ih);
-    } else {
-      dir.product = at::empty({B * std::max(H, P)}, options_);
-    }
-    set_walk(b, a_, layer_, plan_, d, dir.weights, states_, y_, c_all_);
-    if (grad_y_.defined()) {
-      b.dy = grad_y_.template const_data_ptr<T>() + d * P;
-      b.dy_stride = layer_.directions * P;
-    }
-    if (grad_c_all_.defined()) b.dc_all = grad_c_all_.template const_data_ptr<T>() + d * layer_.rows * H;
-    dir.dh = by_place(grad_h_n.defined() ? grad_h_n[d] : at::zeros({B, P}, options_), 0);
-    b.dh = dir.dh.template mutable_data_ptr<T>();
-    if (S > 1) {
-      dir.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, d) : at::zeros({S - 1, B, H}, options_), 1);
-      b.dc = dir.dc.template mutable_data_ptr<T>();
-    }
-    dir.dgx = at::empty({rows, G * H}, options_);
-    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, options_);
-    b.dgx = dir.dgx.template mutable_data_ptr<T>();
-    b.dgh = dir.dgh.template mutable_data_ptr<T>();
-    if (layer_.projected()) {
-      dir.dh_out = at::empty({rows, P}, options_);
-      b.dh_out = dir.dh_out.template mutable_data_ptr<T>();
-    }
-    if (dreset_h_.defined()) b.dreset_h = dreset_h_[d].template mutable_data_ptr<T>();
-    if (dreset_c_.defined()) b.dreset_c = dreset_c_.template mutable_data_ptr<T>() + d * B * H;
-    b.ddecay_h = factor_of<T>(ddecay_h_, d), b.ddecay_c = factor_of<T>(ddecay_c_, d);
-    if (lean_) {
+    if (engine_ == Engine::kPanel && needs_.x) dir.w_ih = PackedMatrix<T>::of(kernels_, dir.weights.w_ih);
+    dir.dgx = at::empty({rows, gates}, options_);
+    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, gates}, options_);
+    if (layer_.projected()) dir.dh_out = at::empty({rows, layer_.width}, options_);
+    if (lean_)
       dir.saved = at::empty({rows, layer_.saved_width}, options_);
-      b.saved = dir.saved.template mutable_data_ptr<T>();
-      static_cast<Walk<T>&>(dir.again) = b;
-      dir.again.b_hh = data_or_null<T>(dir.weights.b_hh);
-    } else if (layer_.saved_width > 0) {
-      b.saved = const_cast<T*>(saved_[d].template const_data_ptr<T>());
+    else if (layer_.saved_width > 0)
+      dir.saved = saved_[d];
+  }
+
+  void set_up_walk(int64_t number, const at::Tensor& grad_h_n, const at::Tensor& grad_c_n) {
+    const int64_t B = layer_.batch, H = layer_.head_hidden(), P = layer_.head_width(), S = layer_.cell.states;
+    const int64_t d = number / layer_.heads, head = number % layer_.heads;
+    const auto& dir = directions_[d];
+    auto& w = walks_[number];
+    auto& b = w.b;
+    w.weights = head_of(dir.weights, layer_, head);
+    if (engine_ == Engine::kPanel)
+      w.packed = pack_backward(kernels_, layer_, w.weights);
+    else
+      w.product = at::empty({B * std::max(H, P)}, options_);
+    set_walk(b, a_, layer_, plan_, number, w.weights, states_, y_, c_all_);
+    if (grad_y_.defined()) {
+      b.dy = grad_y_.template const_data_ptr<T>() + number * P;
+      b.dy_stride = b.y_stride;
     }
+    if (grad_c_all_.defined())
+      b.dc_all = grad_c_all_.template const_data_ptr<T>() + d * layer_.rows * layer_.hidden + head * H;
+    w.dh = by_place(grad_h_n.defined() ? grad_h_n[number] : at::zeros({B, P}, options_), 0);
+    b.dh = w.dh.template mutable_data_ptr<T>();
+    if (S > 1) {
+      w.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, number) : at::zeros({S - 1, B, H}, options_), 1);
+      b.dc = w.dc.template mutable_data_ptr<T>();
+    }
+    b.dgx = dir.dgx.template mutable_data_ptr<T>() + gates_at(head);
+    b.dgh = dir.dgh.template mutable_data_ptr<T>() + gates_at(head);
+    if (layer_.projected()) b.dh_out = dir.dh_out.template mutable_data_ptr<T>();
+    if (dreset_h_.defined()) b.dreset_h = dreset_h_[number].template mutable_data_ptr<T>();
+    if (dreset_c_.defined()) b.dreset_c = dreset_c_.template mutable_data_ptr<T>() + number * B * H;
+    b.ddecay_h = factor_of<T>(ddecay_h_, d, head * H), b.ddecay_c = factor_of<T>(ddecay_c_, d, head * H);
+    if (dir.saved.defined())
+      b.saved = const_cast<T*>(dir.saved.template const_data_ptr<T>()) + head * (layer_.saved_width / layer_.heads);
+    if (lean_) {
+      static_cast<Walk<T>&>(w.again) = b;
+      w.again.b_hh = data_or_null<T>(w.weights.b_hh);
+    }
+  }
+
+  // Where the gates of a head, from the first of a phase on, lie in a row of those of all heads.
+  int64_t gates_at(int64_t head, int phase = 0) const {
+    return (head * layer_.cell.gates + kernels_.phase_begin[phase]) * layer_.head_hidden();
+  }
+  int64_t gates_of(int phase) const {
+    return (kernels_.phase_begin[phase + 1] - kernels_.phase_begin[phase]) * layer_.head_hidden();
   }
 
   // A copy of [.., B, ..] by place.
@@ -172,67 +201,71 @@ class LayerBackward {
     });
   }
 
-  at::Tensor gather_entering(int64_t d, const Chunk& c) const {
-    at::Tensor out = at::empty({c.rows(), layer_.width}, options_);
-    T* to = out.template mutable_data_ptr<T>();
-    for_steps(
-        c, [&](int64_t k, const cpu::Share& share) { kernels_.gather_entering(directions_[d].b, share, k, c.r0, to); });
-    return out;
+  at::Tensor gather_entering(int64_t w, const Chunk& c) const {
+    return gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_entering(walks_[w].b, s, k, c.r0, to); },
+                  c, layer_.head_width());
   }
 
-  void recompute(int64_t d, const Chunk& c, const at::Tensor& x, const at::Tensor& entering) {
-    auto& dir = directions_[d];
-    const int64_t H = layer_.hidden, G = layer_.cell.gates;
-    dir.b.saved_first = dir.again.saved_first = dir.again.gx_first = c.r0;
-    if (c.rows() == 0) return;
-    at::Tensor gx = at::empty({c.rows(), G * H}, options_);
-    multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
-    dir.again.gx = gx.template const_data_ptr<T>();
-    at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
-    for (int p = 0; p < kernels_.phases; ++p) {
-      const int64_t first = kernels_.phase_begin[p] * H, last = kernels_.phase_begin[p + 1] * H;
-      at::Tensor gh;
-      if (layer_.cell.recurrent) {
-        gh = at::empty({c.rows(), last - first}, options_);
-        multiply_transposed(gh, p == 0 ? entering : operand, dir.weights.w_hh.narrow(0, first, last - first), {});
+  void recompute(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering) {
+    const auto& dir = directions_[d];
+    const int64_t H = layer_.head_hidden();
+    at::Tensor gx = at::empty({c.rows(), layer_.cell.gates * layer_.hidden}, options_);
+    if (c.rows() > 0) multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
+    for (int64_t head = 0; head < layer_.heads; ++head) {
+      const int64_t number = d * layer_.heads + head;
+      auto& w = walks_[number];
+      w.b.saved_first = w.again.saved_first = w.again.gx_first = c.r0;
+      if (c.rows() == 0) continue;
+      w.again.gx = gx.template const_data_ptr<T>() + gates_at(head);
+      at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
+      for (int p = 0; p < kernels_.phases; ++p) {
+        at::Tensor gh;
+        if (layer_.cell.recurrent) {
+          gh = at::empty({c.rows(), gates_of(p)}, options_);
+          multiply_transposed(gh, p == 0 ? entering[number] : operand,
+                              w.weights.w_hh.narrow(0, gates_at(0, p), gates_of(p)), {});
+        }
+        const T* product = data_or_null<T>(gh);
+        T* next = operand.defined() ? operand.template mutable_data_ptr<T>() : nullptr;
+        for_steps(c,
+                  [&](int64_t k, const cpu::Share& share) { kernels_.recompute[p](w.again, share, k, product, next); });
       }
-      const T* product = data_or_null<T>(gh);
-      T* next = operand.defined() ? operand.template mutable_data_ptr<T>() : nullptr;
-      for_steps(c,
-                [&](int64_t k, const cpu::Share& share) { kernels_.recompute[p](dir.again, share, k, product, next); });
     }
   }
 
-  void stepwise(DirectionBackward<T>& dir, int64_t k0, int64_t k1) {
-    const int64_t H = layer_.hidden, work = layer_.cell.gates * H;
-    const auto& b = dir.b;
+  void stepwise(int64_t number, int64_t k0, int64_t k1) {
+    const int64_t d = number / layer_.heads, head = number % layer_.heads;
+    const auto& dir = directions_[d];
+    const auto& w = walks_[number];
+    const auto& b = w.b;
+    const int64_t work = layer_.cell.gates * b.hidden;
     for (int64_t k = k1 - 1; k >= k0; --k) {
       const int64_t t = b.step(k), places = plan_.alive[t];
       if (places == 0) continue;
       const auto rows = [&](const at::Tensor& m) { return m.narrow(0, plan_.start[t] - b.first, places); };
       const auto multiply = [&](const at::Tensor& left, const at::Tensor& right) {
-        at::Tensor out = dir.product.narrow(0, 0, places * right.size(1)).view({places, right.size(1)});
+        at::Tensor out = w.product.narrow(0, 0, places * right.size(1)).view({places, right.size(1)});
         at::mm_out(out, left, right);
         return out.template const_data_ptr<T>();
       };
       const T* d_operand = nullptr;
       if (layer_.projected()) {
         for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_projected(b, s, k); });
-        d_operand = multiply(rows(dir.dh_out), dir.weights.w_hr);
+        d_operand = multiply(rows(dir.dh_out), w.weights.w_hr);
       }
       for (int p = kernels_.phases - 1; p >= 0; --p) {
         for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_phase[p](b, s, k, d_operand); });
         if (!layer_.cell.recurrent) continue;
-        const int64_t first = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - first;
-        d_operand = multiply(rows(dir.dgh).narrow(1, first, count), dir.weights.w_hh.narrow(0, first, count));
+        d_operand = multiply(rows(dir.dgh).narrow(1, gates_at(head, p), gates_of(p)),
+                             w.weights.w_hh.narrow(0, gates_at(0, p), gates_of(p)));
       }
       for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_carry(b, s, k, d_operand); });
     }
   }
 
   // dW and dx of a chunk whose gradients of the gates are there.
-  void products(int64_t d, const Chunk& c, const at::Tensor& x, const at::Tensor& entering, bool first) {
-    auto& dir = directions_[d];
+  void products(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering, bool first) {
+    const auto& dir = directions_[d];
     const DirectionWeights& g = dir.grads;
     const at::Tensor dgx = dir.dgx.narrow(0, 0, c.rows());
     if (needs_.x) {
@@ -246,22 +279,24 @@ class LayerBackward {
       }
     }
     Factors f{x, dgx, layer_.cell.same_grads ? dgx : dir.dgh.narrow(0, 0, c.rows()), {}, {}, {}, {}};
-    if (g.w_hh.defined()) {
-      f.operands.push_back(entering);
-      for (int p = 1; p < kernels_.phases; ++p)
-        f.operands.push_back(
-            gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](dir.b, s, k, to); }, c,
-                   layer_.hidden));
+    const int64_t H = layer_.head_hidden();
+    for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
+      const Backward<T>& b = walks_[w].b;
+      if (g.w_hh.defined()) {
+        f.operands.push_back({entering[w]});
+        for (int p = 1; p < kernels_.phases; ++p)
+          f.operands.back().push_back(
+              gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_operand[p](b, s, k, to); }, c, H));
+      }
+      if (g.w_hr.defined()) {
+        f.unprojected =
+            gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(b, s, k, to); }, c, H);
+        f.dh_out = dir.dh_out.narrow(0, 0, c.rows());
+      }
+      if (g.w_unit.defined())
+        f.d_unit.push_back(gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.unit_gradient(b, s, k, to); },
+                                  c, layer_.cell.unit * H));
     }
-    if (g.w_hr.defined()) {
-      f.unprojected =
-          gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(dir.b, s, k, to); }, c,
-                 layer_.hidden);
-      f.dh_out = dir.dh_out.narrow(0, 0, c.rows());
-    }
-    if (g.w_unit.defined())
-      f.d_unit = gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.unit_gradient(dir.b, s, k, to); }, c,
-                        layer_.cell.unit * layer_.hidden);
     if (needs_.groups == 0)
       weight_gradients(g, f, !first);
     else
@@ -285,16 +320,17 @@ class LayerBackward {
       o.out = out.template mutable_data_ptr<T>() + offset;
       products.push_back({o, out.numel() / needs_.groups});
     };
-    const int64_t H = layer_.hidden;
     add(g.w_ih, 0, f.dgx, f.x);
     add(g.b_ih, 0, f.dgx, {});
     add(g.b_hh, 0, f.dgh, {});
-    for (size_t p = 0; p < f.operands.size(); ++p) {
-      const int64_t first = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - first;
-      add(g.w_hh, first * layer_.width, f.dgh.narrow(1, first, count), f.operands[p]);
-    }
+    for (size_t head = 0; head < f.operands.size(); ++head)
+      for (int p = 0; p < kernels_.phases; ++p) {
+        const int64_t first = gates_at(head, p);
+        add(g.w_hh, first * layer_.head_width(), f.dgh.narrow(1, first, gates_of(p)), f.operands[head][p]);
+      }
     add(g.w_hr, 0, f.dh_out, f.unprojected);
-    add(g.w_unit, 0, f.d_unit, {});
+    for (size_t head = 0; head < f.d_unit.size(); ++head)
+      add(g.w_unit, head * f.d_unit[head].size(1), f.d_unit[head], {});
     at::parallel_for(0, needs_.groups, 1, [&, &begin = begin](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
         for (const Product& product : products) {
@@ -312,18 +348,19 @@ class LayerBackward {
   }
 
   void weight_gradients(const DirectionWeights& g, const Factors& f, bool add) const {
-    const int64_t H = layer_.hidden;
     if (g.w_ih.defined()) multiply(g.w_ih, f.dgx.t(), f.x, add);
     if (g.b_ih.defined()) accumulate_sum(!add, g.b_ih, f.dgx);
     if (g.b_hh.defined() && !one_sum(g)) accumulate_sum(!add, g.b_hh, f.dgh);
-    if (g.w_hh.defined()) {
+    for (size_t head = 0; head < f.operands.size(); ++head)
       for (int p = 0; p < kernels_.phases; ++p) {
-        const int64_t begin = kernels_.phase_begin[p] * H, count = kernels_.phase_begin[p + 1] * H - begin;
-        multiply(g.w_hh.narrow(0, begin, count), f.dgh.narrow(1, begin, count).t(), f.operands[p], add);
+        const int64_t first = gates_at(head, p), count = gates_of(p);
+        multiply(g.w_hh.narrow(0, first, count), f.dgh.narrow(1, first, count).t(), f.operands[head][p], add);
       }
-    }
     if (g.w_hr.defined()) multiply(g.w_hr, f.dh_out.t(), f.unprojected, add);
-    if (g.w_unit.defined()) accumulate_sum(!add, g.w_unit, f.d_unit);
+    for (size_t head = 0; head < f.d_unit.size(); ++head) {
+      const int64_t numbers = f.d_unit[head].size(1);
+      accumulate_sum(!add, g.w_unit.narrow(0, head * numbers, numbers), f.d_unit[head]);
+    }
   }
 
   // The dense rows of all steps, one group's after the other's, and where each group begins.
@@ -380,17 +417,24 @@ class LayerBackward {
       return t.defined() ? t.to(layer_.dtype) : at::empty({0}, a_.x.options());
     };
     std::vector<at::Tensor> dh, dc, dw;
-    for (int64_t d = 0; d < layer_.directions; ++d) {
-      const auto& dir = directions_[d];
-      if (needs_.h0) dh.push_back(by_row(dir.dh, 0));
-      if (needs_.c0) dc.push_back(by_row(dir.dc, 1));
-      for (const auto& g : dir.grads.all()) dw.push_back(given(g));
+    for (const auto& w : walks_) {
+      if (needs_.h0) dh.push_back(by_row(w.dh, 0));
+      if (needs_.c0) dc.push_back(by_row(w.dc, 1));
+    }
+    const auto states = [&](const at::Tensor& t) { return given(by_direction(t, layer_)); };
+    for (const auto& dir : directions_) {
+      const int64_t rows = needs_.groups > 0 ? 1 : 0;
+      const auto of_gates = [&](const at::Tensor& g) { return given(by_gate(g, layer_, rows)); };
+      const DirectionWeights& g = dir.grads;
+      for (const at::Tensor& t :
+           {of_gates(g.w_ih), of_gates(g.w_hh), of_gates(g.b_ih), of_gates(g.b_hh), given(g.w_hr), of_gates(g.w_unit)})
+        dw.push_back(t);
     }
     return {given(dx_.defined() ? dx_.view(a_.x.sizes()) : dx_),
-            given(needs_.h0 ? at::stack(dh) : at::Tensor()),
-            given(needs_.c0 ? at::stack(dc, 1) : at::Tensor()),
-            given(dreset_h_),
-            given(dreset_c_),
+            states(needs_.h0 ? at::stack(dh) : at::Tensor()),
+            states(needs_.c0 ? at::stack(dc, 1) : at::Tensor()),
+            states(dreset_h_),
+            states(dreset_c_),
             ddecay_h_.defined() ? ddecay_h_ : at::empty({0}, options_),
             ddecay_c_.defined() ? ddecay_c_ : at::empty({0}, options_),
             dw};
@@ -410,18 +454,32 @@ class LayerBackward {
   bool lean_ = false, dx_once_ = false;
   int64_t steps_ = 1;
   std::vector<DirectionBackward<T>> directions_;
+  std::vector<WalkBackward<T>> walks_;
 };
 
-}  // namespace
-
-SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,
-                                        const std::vector<bool>& needs, int64_t weight_groups) {
+SequenceGradients backward(const Arguments& a, const Saved& s, const std::string& engine,
+                           const std::vector<bool>& needs, int64_t weight_groups) {
   const Layer layer(a);
   const Engine chosen = choose_engine(layer, engine).engine;
   const Needs wanted(needs, weight_groups, layer);
   check_saved(s, layer, a.x);
   if (layer.compute == at::kDouble) return LayerBackward<double>(a, s, layer, chosen, wanted).run();
   return LayerBackward<float>(a, s, layer, chosen, wanted).run();
+}
+
+}  // namespace
+
+SequenceGradients sequence_backward_cpu(const Arguments& a, const Saved& s, const std::string& engine,
+                                        const std::vector<bool>& needs, int64_t weight_groups) {
+  const int64_t members = members_of(a);
+  if (members == 0) return backward(a, s, engine, needs, weight_groups);
+  std::vector<SequenceGradients> each(members);
+  const Layer layer(Member(members, 0).of(a));
+  for_members(members, make_team(layer, layer.rows).threads(), [&](int64_t m) {
+    const Member member(members, m);
+    each[m] = backward(member.of(a), member.of(s), engine, needs, weight_groups);
+  });
+  return stacked(each);
 }
 
 }  // namespace seq::ops

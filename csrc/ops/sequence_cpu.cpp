@@ -1,8 +1,8 @@
 // The forward of a layer on the CPU: input products by ATen in chunks of time, the walk by the engine.
 #include "ops/engines.h"
 #include "ops/large_pages.h"
+#include "ops/members.h"
 #include "ops/one_step.h"
-#include "ops/sequence.h"
 
 namespace seq::ops {
 
@@ -11,18 +11,49 @@ namespace {
 template <class T>
 struct DirectionForward {
   DirectionWeights weights;
-  PackedWeights<T> packed;
   PackedMatrix<T> w_ih;
-  Forward<T> f;
-  at::Tensor h, dropped, c, operand, gx, scratch, gh;
+  at::Tensor gx, scratch;
 };
 
-// t [any, data rows, width]: 0 where a row has ended.
+// Of one walk, a head of a direction.
+template <class T>
+struct WalkForward {
+  DirectionWeights weights;
+  PackedWeights<T> packed;
+  Forward<T> f;
+  at::Tensor h, dropped, c, operand, gh;
+};
+
+// The results in the type of computation.
+struct Results {
+  at::Tensor y, h_n, c_n, c_all, saved;
+
+  Results of(int64_t m) const { return {y[m], h_n[m], c_n[m], c_all[m], saved[m]}; }
+  SequenceResult as(at::ScalarType dtype) const { return {y.to(dtype), h_n.to(dtype), c_n.to(dtype), c_all, saved}; }
+};
+
+// Of so many members, or of one layer where there are none.
+Results empty_results(const Layer& layer, const Kept& kept, int64_t members, const at::Tensor& x) {
+  const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, extra = layer.extra();
+  const auto empty = [&](std::initializer_list<int64_t> before, at::IntArrayRef rows, int64_t last) {
+    std::vector<int64_t> shape;
+    if (members > 0) shape.push_back(members);
+    shape.insert(shape.end(), before);
+    shape.insert(shape.end(), rows.begin(), rows.end());
+    shape.push_back(last);
+    return empty_in_large_pages(shape, x.options().dtype(layer.compute));
+  };
+  return {empty({}, layer.leading, D * P), empty({D}, B, P), empty({extra, D}, B, H),
+          empty({kept.states ? extra : 0, D}, layer.leading, H),
+          empty({kept.gates ? D : 0}, layer.leading, layer.saved_width)};
+}
+
+// t [.., T, B, width]: 0 where a row has ended.
 template <class T>
 void zero_dead_rows(const at::Tensor& t, const PlanStorage& plan) {
-  const int64_t width = t.size(2);
-  for (int64_t j = 0; j < t.size(0); ++j) {
-    T* rows = t.template mutable_data_ptr<T>() + j * t.size(1) * width;
+  const int64_t width = t.size(-1), rows_of_one = plan.plan.steps * plan.plan.batch * width;
+  for (int64_t at = 0; at < t.numel(); at += rows_of_one) {
+    T* rows = t.template mutable_data_ptr<T>() + at;
     at::parallel_for(0, plan.plan.steps, 64, [&](int64_t begin, int64_t end) {
       for (int64_t step = begin; step < end; ++step)
         for (int64_t i = plan.alive[step]; i < plan.plan.batch; ++i)
@@ -32,50 +63,46 @@ void zero_dead_rows(const at::Tensor& t, const PlanStorage& plan) {
 }
 
 template <class T>
-void stepwise(const cpu::Kernels<T>& kernels, const Layer& layer, const PlanStorage& plan, DirectionForward<T>& d,
+void stepwise(const cpu::Kernels<T>& kernels, const Layer& layer, const PlanStorage& plan, WalkForward<T>& w,
               int64_t k0, int64_t k1) {
-  const int64_t work = layer.cell.gates * layer.hidden;
+  const int64_t H = w.f.hidden, P = w.f.width, work = layer.cell.gates * H;
   for (int64_t k = k0; k < k1; ++k) {
-    const int64_t places = plan.alive[d.f.step(k)];
+    const int64_t places = plan.alive[w.f.step(k)];
     if (places == 0) continue;
     for (int p = 0; p < kernels.phases; ++p) {
       const T* product = nullptr;
       if (layer.cell.recurrent) {
-        const int64_t first = kernels.phase_begin[p] * layer.hidden, last = kernels.phase_begin[p + 1] * layer.hidden;
-        const at::Tensor& read = p > 0 ? d.operand : d.dropped.defined() ? d.dropped[k % 2] : d.h[k % 2];
-        at::Tensor gh = d.gh.narrow(0, 0, places * (last - first)).view({places, last - first});
-        product_into(kernels, gh, read.narrow(0, 0, places), d.weights.w_hh.narrow(0, first, last - first), {});
+        const int64_t first = kernels.phase_begin[p] * H, last = kernels.phase_begin[p + 1] * H;
+        const at::Tensor& read = p > 0 ? w.operand : w.dropped.defined() ? w.dropped[k % 2] : w.h[k % 2];
+        at::Tensor gh = w.gh.narrow(0, 0, places * (last - first)).view({places, last - first});
+        product_into(kernels, gh, read.narrow(0, 0, places), w.weights.w_hh.narrow(0, first, last - first), {});
         product = gh.template const_data_ptr<T>();
       }
-      for_places(places, work, [&](const cpu::Share& share) { kernels.forward_phase[p](d.f, share, k, product); });
+      for_places(places, work, [&](const cpu::Share& share) { kernels.forward_phase[p](w.f, share, k, product); });
     }
     if (layer.projected()) {
-      at::Tensor h = d.gh.narrow(0, 0, places * layer.width).view({places, layer.width});
-      product_into(kernels, h, d.operand.narrow(0, 0, places), d.weights.w_hr, {});
+      at::Tensor h = w.gh.narrow(0, 0, places * P).view({places, P});
+      product_into(kernels, h, w.operand.narrow(0, 0, places), w.weights.w_hr, {});
       const T* product = h.template const_data_ptr<T>();
-      for_places(places, work, [&](const cpu::Share& share) { kernels.forward_projected(d.f, share, k, product); });
+      for_places(places, work, [&](const cpu::Share& share) { kernels.forward_projected(w.f, share, k, product); });
     }
   }
 }
 
 template <class T>
-SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine) {
+void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine, const Results& out) {
   const cpu::Kernels<T>& kernels = *cpu::kernels<T>(layer.cell.index);
   const PlanStorage plan = make_plan(a, layer);
-  const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
-  const int64_t rows = layer.rows, G = layer.cell.gates;
+  const int64_t D = layer.directions, B = layer.batch, S = layer.cell.states, G = layer.cell.gates;
+  const int64_t H = layer.head_hidden(), P = layer.head_width();
   const auto options = a.x.options().dtype(layer.compute);
 
   const States states(a, layer);
   const at::Tensor x = flat_rows(a.x, layer);
-  at::Tensor y = empty_in_large_pages({rows, D * P}, options);
-  at::Tensor h_n = at::empty({D, B, P}, options), c_n = at::empty({S - 1, D, B, H}, options);
-  at::Tensor c_all = empty_in_large_pages({kept.states ? S - 1 : 0, D, rows, H}, options);
-  at::Tensor saved = empty_in_large_pages({kept.gates ? D : 0, rows, layer.saved_width}, options);
   const bool scratch = kernels.phases > 1 && !kept.gates;
   // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
   if (plan.plan.order)
-    for (const auto& t : {y.unsqueeze(0), c_all.flatten(0, 1), saved}) zero_dead_rows<T>(t, plan);
+    for (const auto& t : {out.y, out.c_all, out.saved}) zero_dead_rows<T>(t, plan);
 
   const int64_t steps = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
   const int64_t chunk_rows = std::min(steps * B, plan.dense());
@@ -83,49 +110,55 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = directions[d];
     dir.weights = direction_weights(a, layer, d);
-    if (engine == Engine::kPanel) {
-      dir.packed = pack_forward(kernels, layer, dir.weights);
-      dir.w_ih = PackedMatrix<T>::transposed(kernels, dir.weights.w_ih);
-    } else {
-      dir.gh = at::empty({B * std::max(G * H, P)}, options);
-    }
-    set_walk(dir.f, a, layer, plan, d, dir.weights, states, y, c_all);
-    dir.h = at::empty({2, B, P}, options);
-    dir.gx = at::empty({chunk_rows, G * H}, options);
-    dir.f.h[0] = dir.h[0].template mutable_data_ptr<T>();
-    dir.f.h[1] = dir.h[1].template mutable_data_ptr<T>();
+    if (engine == Engine::kPanel) dir.w_ih = PackedMatrix<T>::transposed(kernels, dir.weights.w_ih);
+    dir.gx = at::empty({chunk_rows, G * layer.hidden}, options);
+    if (scratch) dir.scratch = at::empty({chunk_rows, layer.saved_width}, options);
+  }
+  std::vector<WalkForward<T>> walks(layer.walks());
+  for (int64_t j = 0; j < layer.walks(); ++j) {
+    auto& w = walks[j];
+    const int64_t d = j / layer.heads, head = j % layer.heads;
+    w.weights = head_of(directions[d].weights, layer, head);
+    if (engine == Engine::kPanel)
+      w.packed = pack_forward(kernels, layer, w.weights);
+    else
+      w.gh = at::empty({B * std::max(G * H, P)}, options);
+    set_walk(w.f, a, layer, plan, j, w.weights, states, out.y, out.c_all);
+    w.h = at::empty({2, B, P}, options);
+    w.f.h[0] = w.h[0].template mutable_data_ptr<T>();
+    w.f.h[1] = w.h[1].template mutable_data_ptr<T>();
     if (states.factors.drop.defined()) {
-      dir.dropped = at::empty_like(dir.h);
-      dir.f.dropped[0] = dir.dropped[0].template mutable_data_ptr<T>();
-      dir.f.dropped[1] = dir.dropped[1].template mutable_data_ptr<T>();
+      w.dropped = at::empty_like(w.h);
+      w.f.dropped[0] = w.dropped[0].template mutable_data_ptr<T>();
+      w.f.dropped[1] = w.dropped[1].template mutable_data_ptr<T>();
     }
     if (S > 1) {
-      dir.c = states.c0.defined() ? states.c0.select(1, d).clone() : at::zeros({S - 1, B, H}, options);
-      if (plan.plan.order) dir.c = dir.c.index_select(1, at::tensor(plan.order));
-      dir.f.c = dir.c.template mutable_data_ptr<T>();
+      w.c = states.c0.defined() ? states.c0.select(1, j).clone() : at::zeros({S - 1, B, H}, options);
+      if (plan.plan.order) w.c = w.c.index_select(1, at::tensor(plan.order));
+      w.f.c = w.c.template mutable_data_ptr<T>();
     }
     if (kernels.phases > 1 || layer.projected()) {
-      dir.operand = at::empty({B, H}, options);
-      dir.f.operand = dir.operand.template mutable_data_ptr<T>();
+      w.operand = at::empty({B, H}, options);
+      w.f.operand = w.operand.template mutable_data_ptr<T>();
     }
-    if (kept.gates) dir.f.saved = saved[d].template mutable_data_ptr<T>();
-    if (scratch) {
-      dir.scratch = at::empty({chunk_rows, layer.saved_width}, options);
-      dir.f.saved = dir.scratch.template mutable_data_ptr<T>();
-    }
-    dir.f.gx = dir.gx.template const_data_ptr<T>();
-    dir.f.b_hh = data_or_null<T>(dir.weights.b_hh);
-    fill_entering(dir.f, plan);
+    const int64_t saved_at = head * (layer.saved_width / layer.heads);
+    if (kept.gates) w.f.saved = out.saved[d].template mutable_data_ptr<T>() + saved_at;
+    if (scratch) w.f.saved = directions[d].scratch.template mutable_data_ptr<T>() + saved_at;
+    w.f.gx = directions[d].gx.template const_data_ptr<T>() + head * G * H;
+    w.f.b_hh = data_or_null<T>(w.weights.b_hh);
+    fill_entering(w.f, plan);
   }
 
   const Team team = make_team(layer, plan.dense());
   for (int64_t k0 = 0; k0 < layer.steps; k0 += steps) {
     const int64_t k1 = std::min(k0 + steps, layer.steps);
     for (int64_t d = 0; d < D; ++d) {
-      auto& dir = directions[d];
+      const auto& dir = directions[d];
       const Chunk chunk = chunk_of(plan, k0, k1, a.reverse[d]);
-      dir.f.gx_first = chunk.r0;
-      if (scratch) dir.f.saved_first = chunk.r0;
+      for (int64_t j = d * layer.heads; j < (d + 1) * layer.heads; ++j) {
+        walks[j].f.gx_first = chunk.r0;
+        if (scratch) walks[j].f.saved_first = chunk.r0;
+      }
       if (chunk.rows() == 0) continue;
       const at::Tensor gx = dir.gx.narrow(0, 0, chunk.rows()), rows = chunk_rows_of(x, plan, chunk);
       if (dir.w_ih.defined())
@@ -134,41 +167,36 @@ SequenceResult run(const Arguments& a, const Layer& layer, const Kept& kept, Eng
         product_into(kernels, gx, rows, dir.weights.w_ih, dir.weights.b_ih);
     }
     if (engine == Engine::kPanel) {
-      team.run(plan, [&](int64_t d, const cpu::Share& share) {
-        kernels.forward(directions[d].f, directions[d].packed.panels, share, k0, k1);
+      team.run(plan, [&](int64_t j, const cpu::Share& share) {
+        kernels.forward(walks[j].f, walks[j].packed.panels, share, k0, k1);
       });
     } else {
-      for (auto& dir : directions) stepwise(kernels, layer, plan, dir, k0, k1);
+      for (auto& w : walks) stepwise(kernels, layer, plan, w, k0, k1);
     }
   }
 
-  for (int64_t d = 0; d < D; ++d) {
-    final_h(directions[d].f, plan, h_n.template mutable_data_ptr<T>() + d * B * P);
+  at::Tensor h_n = layer.heads == 1 ? out.h_n : at::empty({layer.walks(), B, P}, options);
+  at::Tensor c_n = layer.heads == 1 ? out.c_n : at::empty({S - 1, layer.walks(), B, H}, options);
+  for (int64_t j = 0; j < layer.walks(); ++j) {
+    final_h(walks[j].f, plan, h_n.template mutable_data_ptr<T>() + j * B * P);
     if (S == 1) continue;
-    at::Tensor c = c_n.select(1, d);
+    at::Tensor c = c_n.select(1, j);
     if (plan.plan.order)
-      c.index_copy_(1, at::tensor(plan.order), directions[d].c);
+      c.index_copy_(1, at::tensor(plan.order), walks[j].c);
     else
-      c.copy_(directions[d].c);
+      c.copy_(walks[j].c);
   }
-  return {layer.with_leading(y, 0).to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype),
-          layer.with_leading(c_all, 2), layer.with_leading(saved, 1)};
+  if (layer.heads > 1) out.h_n.copy_(by_direction(h_n, layer)), out.c_n.copy_(by_direction(c_n, layer));
 }
 
 // One step of one direction, as the cells and the streams of a layer call it: no plan, no buffers but the results.
 template <class T>
-SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& kept) {
-  const int64_t B = layer.batch, H = layer.hidden, extra = layer.extra();
-  const auto options = a.x.options().dtype(layer.compute);
-  at::Tensor y = at::empty({1, B, H}, options), h_n = at::empty({1, B, H}, options);
-  at::Tensor c_n = at::empty({extra, 1, B, H}, options);
-  at::Tensor c_all = at::empty({kept.states ? extra : 0, 1, 1, B, H}, options);
-  at::Tensor saved = at::empty({kept.gates ? 1 : 0, 1, B, layer.cell.saved * H}, options);
+void single_step(const Arguments& a, const Layer& layer, const Kept& kept, const Results& out) {
   OneStepResults<T> to;
-  to.h = h_n.template mutable_data_ptr<T>(), to.y = y.template mutable_data_ptr<T>();
-  if (extra > 0) to.c = c_n.template mutable_data_ptr<T>();
-  if (kept.states) to.c_all = c_all.template mutable_data_ptr<T>();
-  if (kept.gates) to.saved = saved.template mutable_data_ptr<T>();
+  to.h = out.h_n.template mutable_data_ptr<T>(), to.y = out.y.template mutable_data_ptr<T>();
+  if (layer.extra() > 0) to.c = out.c_n.template mutable_data_ptr<T>();
+  if (kept.states) to.c_all = out.c_all.template mutable_data_ptr<T>();
+  if (kept.gates) to.saved = out.saved.template mutable_data_ptr<T>();
   const at::Tensor x = flat_rows(a.x, layer).contiguous(), h0 = computed(a.h0, layer), c0 = computed(a.c0, layer);
   const at::Tensor w_ih = a.weights[0]->contiguous(), w_hh = a.weights[1]->contiguous();
   const at::Tensor b_ih = computed(a.weights[2], layer), b_hh = computed(a.weights[3], layer);
@@ -179,25 +207,52 @@ SequenceResult single_step(const Arguments& a, const Layer& layer, const Kept& k
                             data_or_null<T>(b_hh),
                             w_ih,
                             w_hh};
-  one_step(layer.cell, in, B, layer.rounding(), to);
-  return {y.to(layer.dtype), h_n.to(layer.dtype), c_n.to(layer.dtype), c_all, saved};
+  one_step(layer.cell, in, layer.batch, layer.rounding(), to);
 }
 
 bool is_single_step(const Arguments& a, const Layer& layer) {
-  return layer.steps == 1 && layer.batch > 0 && layer.directions == 1 && !layer.packed && !layer.projected() &&
+  return layer.steps == 1 && layer.batch > 0 && layer.walks() == 1 && !layer.packed && !layer.projected() &&
          !a.lengths.has_value() && !a.resets.has_value() && !layer.has_factors && layer.cell.phases == 1 &&
          layer.extra() <= 1 && layer.cell.plain();
+}
+
+template <class T>
+void forward(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine, const Results& out) {
+  if (engine == Engine::kStepwise && is_single_step(a, layer))
+    single_step<T>(a, layer, kept, out);
+  else
+    run<T>(a, layer, kept, engine, out);
+}
+
+void forward(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine, const Results& out) {
+  if (layer.compute == at::kDouble)
+    forward<double>(a, layer, kept, engine, out);
+  else
+    forward<float>(a, layer, kept, engine, out);
+}
+
+SequenceResult forward_of_members(const Arguments& a, int64_t members, const std::string& save,
+                                  const std::string& engine) {
+  const Layer layer(Member(members, 0).of(a));
+  const Kept kept(save, layer);
+  const Engine chosen = choose_engine(layer, engine).engine;
+  const Results out = empty_results(layer, kept, members, a.x);
+  for_members(members, make_team(layer, layer.rows).threads(), [&](int64_t m) {
+    const Arguments own = Member(members, m).of(a);
+    forward(own, Layer(own), kept, chosen, out.of(m));
+  });
+  return out.as(layer.dtype);
 }
 
 }  // namespace
 
 SequenceResult sequence_cpu(const Arguments& a, const std::string& save, const std::string& engine) {
+  if (const int64_t members = members_of(a)) return forward_of_members(a, members, save, engine);
   const Layer layer(a);
   const Kept kept(save, layer);
-  const Engine chosen = choose_engine(layer, engine).engine;
-  if (chosen == Engine::kStepwise && is_single_step(a, layer))
-    return layer.compute == at::kDouble ? single_step<double>(a, layer, kept) : single_step<float>(a, layer, kept);
-  return layer.compute == at::kDouble ? run<double>(a, layer, kept, chosen) : run<float>(a, layer, kept, chosen);
+  const Results out = empty_results(layer, kept, 0, a.x);
+  forward(a, layer, kept, choose_engine(layer, engine).engine, out);
+  return out.as(layer.dtype);
 }
 
 }  // namespace seq::ops

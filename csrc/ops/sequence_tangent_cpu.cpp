@@ -471,6 +471,8 @@ TangentResult sequence_tangent_cpu(const TangentArguments& a) {
   const Needs needs(a.needs, 0, layer);
   TORCH_CHECK_NOT_IMPLEMENTED(cpu::kernels<float>(layer.cell.index)->tangent_forward, "seqcuda: cell '",
                               layer.cell.name, "' has no compiled tangents");
+  TORCH_CHECK(layer.heads == 1, "seqcuda: sequence_tangent takes a whole weight_hh, got ", layer.heads,
+              " blocks of it");
   check_directions(a, layer);
   check_grads(a.grads, layer, a.inputs.x);
   check_grads(a.grad_directions, layer, a.inputs.x);

@@ -122,7 +122,7 @@ Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tenso
 
   const OneStep one(B);
   Backward<T> b;
-  one.set_walk(b, n.H, n.saved);
+  one.set_walk(b, cell, n.H);
   b.saved = const_cast<T*>(kept.const_data_ptr<T>());
   b.c_all = b.saved + n.c_at(), b.y = b.saved + n.h_at();
   b.h0 = data_or_null<T>(t.h), b.c0 = data_or_null<T>(t.c);

@@ -1,6 +1,7 @@
 #include "ops/team.h"
 
 #include <atomic>
+#include <numeric>
 
 namespace seq::ops {
 
@@ -16,7 +17,8 @@ std::vector<int64_t> Team::row_cuts(const PlanStorage& plan) const {
 }
 
 std::string Team::describe() const {
-  std::string text = directions == 2 && members * directions > 1 ? "both directions at once" : "";
+  std::string text = directions == 2 ? "both directions at once" : "";
+  if (heads > 1) text += (text.empty() ? "" : ", ") + std::to_string(heads) + " heads at once";
   if (members > 1) {
     if (!text.empty()) text += ", ";
     text += std::to_string(members) + " threads split the " + (split == Split::kRows ? "rows" : "units");
@@ -35,23 +37,23 @@ std::atomic<bool> threads_at_work{false};  // some layer could use more than one
 
 Team make_team(const Layer& layer, int64_t alive) {
   Team team;
-  team.directions = layer.directions;
+  team.directions = layer.directions, team.heads = layer.heads;
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   if (threads > 1) threads_at_work.store(true, std::memory_order_relaxed);
-  const int64_t members = std::max<int64_t>(1, threads / layer.directions);
-  if (members == 1) return team;
-  const int64_t weights = layer.cell.gates * layer.hidden * layer.width;
+  const int64_t even = threads / std::gcd(threads, layer.walks());  // members of a walk that give all threads as much
+  if (even == 1) return team;
+  const int64_t weights = layer.cell.gates * layer.head_hidden() * layer.head_width();
   const int64_t bytes = weights * static_cast<int64_t>(at::elementSize(layer.compute));
   const int64_t rows_per_member = bytes <= kOwnCacheBytes ? 1 : kRowsPerThread;
-  const int64_t by_rows = std::min(members, layer.batch / rows_per_member);
+  const int64_t by_rows = std::min(even, layer.batch / rows_per_member);
   // A step of one or two rows takes as long as one of more, so a thread's few rows should not thin out on their own.
-  const bool together = alive < kThin * layer.steps * layer.batch && layer.batch < members * kRowsPerThread;
-  if (by_rows == members && !together) {
+  const bool together = alive < kThin * layer.steps * layer.batch && layer.batch < even * kRowsPerThread;
+  if (by_rows == even && !together) {
     team.split = Team::Split::kRows;
-    team.members = members;
+    team.members = even;
     return team;
   }
-  const int64_t by_units = std::min(members, 2 * layer.batch * weights / kStepFlopsPerMember);
+  const int64_t by_units = std::min(threads / layer.walks(), 2 * layer.batch * weights / kStepFlopsPerMember);
 #if AT_PARALLEL_OPENMP
   if (by_units > std::max<int64_t>(together ? 1 : by_rows, 1)) {
     team.split = Team::Split::kUnits;

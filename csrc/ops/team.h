@@ -12,39 +12,37 @@
 
 namespace seq::ops {
 
-// Directions walk side by side; within one, threads split the rows of the batch and never meet, or split the units and
-// meet once per phase.
+// Walks, the heads of each direction, go side by side; within one, threads split the rows of the batch and never meet,
+// or split the units and meet once per phase.
 struct Team {
   enum class Split { kNone, kRows, kUnits };
   Split split = Split::kNone;
-  int64_t directions = 1, members = 1;  // members of each direction
+  int64_t directions = 1, heads = 1, members = 1;  // members of each walk
 
+  int64_t walks() const { return directions * heads; }
+  int64_t threads() const { return walks() * members; }
   std::string describe() const;
 
-  // walk(direction, share) on every thread.
+  // walk(number, share) on every thread.
   template <class Walk>
   void run(const PlanStorage& plan, const Walk& walk) const {
     const std::vector<int64_t> cuts = row_cuts(plan);
     std::vector<std::unique_ptr<cpu::Barrier>> barriers;
-    for (int64_t d = 0; d < directions; ++d) barriers.push_back(std::make_unique<cpu::Barrier>(members));
-    // A thread may be given several members at once, of one direction or of both; it acts for all of them.
+    for (int64_t w = 0; w < walks(); ++w) barriers.push_back(std::make_unique<cpu::Barrier>(members));
+    // A thread may be given several members at once, of one walk or of several; it acts for all of them.
     const auto act = [&](int64_t begin, int64_t end) {
-      for (int64_t d = 0; d < directions; ++d) {
-        const int64_t first = std::max<int64_t>(begin - d * members, 0);
-        const int64_t last = std::min<int64_t>(end - d * members, members);
-        if (first >= last) continue;
+      for (int64_t w = begin / members; w * members < end; ++w) {
+        const int64_t first = std::max<int64_t>(begin - w * members, 0);
+        const int64_t last = std::min<int64_t>(end - w * members, members);
         cpu::Share share;
         if (split == Split::kUnits)
-          share = {0, plan.plan.batch, first, last, members, barriers[d].get()};
+          share = {0, plan.plan.batch, first, last, members, barriers[w].get()};
         else
           share = {cuts[first], cuts[last], 0, 1, 1, nullptr};
-        walk(d, share);
+        walk(w, share);
       }
     };
-    if (directions * members == 1)
-      act(0, 1);
-    else
-      at::parallel_for(0, directions * members, 1, act);
+    at::parallel_for(0, threads(), 1, act);
   }
 
  private:
