@@ -575,45 +575,15 @@ def _reference(walk: Walk, groups: int, inputs: Inputs) -> Outputs:
     )
 
 
-def layer_backward(cell: str, reverse, needs, tensors) -> list[Tensor | None]:
-    """The backward of a layer whose graph was made in C++ (csrc/ops/layer_function.cpp), with a graph of its own.
+def plain_tangents(cell: str, reverse, needs, grads, inputs, directions) -> list[Tensor | None]:
+    """The tangents of y, h_n and c_n of a plain layer and of its gradients, with a graph of their own; for
+    csrc/ops/gradient_function.cpp.
 
     Args:
-        needs: which of `Inputs.tensors()` want a gradient, which is what is given back.
-        tensors: those of `SequenceBackward`.
+        needs: of which of `Inputs.tensors()` the gradients' tangents are wanted.
+        grads: of y, h_n and c_n.
+        inputs, directions: as `Inputs.tensors()`.
     """
-    given = _apply(SequenceBackward, tensors, Walk(CELLS[cell], tuple(reverse)), "auto", tuple(needs))
-    return list(_spread(needs, given))
-
-
-def step_backward(
-    cell_name: str, needs: tuple[bool, ...], dh: Tensor | None, dc: Tensor | None, x: Tensor, h: Tensor | None,
-    c: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, kept: Tensor,
-) -> list[Tensor | None]:  # fmt: skip
-    """The backward of a single step (csrc/ops/step.cpp) with a graph of its own.
-
-    Args:
-        needs: which of x, h, c, w_ih, w_hh, b_ih and b_hh want a gradient, which is what is given back.
-        kept: what the step kept: the saved values, c and h, ``(saved + states, B, H)`` numbers.
-    """
-    cell, H = CELLS[cell_name], w_hh.shape[1]
-    B, extra = x.numel() // w_ih.shape[1], cell.states - 1
-
-    def as_h(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t.reshape(1, B, H)
-
-    def as_c(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t.reshape(extra, 1, B, H)
-
-    saved, c_all, y = kept.split([cell.saved * B * H, extra * B * H, B * H])
-    saved = saved.view(1 if cell.saved else 0, 1, B, cell.saved * H)
-    c_all, y = c_all.view(extra, 1, 1, B, H), y.view(1, B, H)
-    others = WEIGHTS_PER_DIRECTION - 4  # which a step does not have
-    inputs = Inputs(x.reshape(1, B, -1), (w_ih, w_hh, b_ih, b_hh, *[None] * others), as_h(h), as_c(c))
-    need_x, need_h, need_c, *need_weights = needs
-    needs = (need_x, need_h, need_c, *[False] * 10, *need_weights, *[False] * others)
-    tensors = (None, as_h(dh), as_c(dc), None, y, c_all, saved, *inputs.tensors())
-    grads = _spread(needs, _apply(SequenceBackward, tensors, Walk(cell), "auto", needs))
-    given = (x, h, c, w_ih, w_hh, b_ih, b_hh)
-    grads = (*grads[:3], *grads[13:17])
-    return [None if g is None else g.reshape(t.shape) for g, t in zip(grads, given, strict=True)]
+    walk = Walk(CELLS[cell], tuple(reverse), save="nothing")
+    y, h_n, c_n, _, *of_gradients = _tangent(walk, 0, needs, (*grads, None), _NO_GRADS, inputs, directions)
+    return [y, h_n, c_n, *of_gradients]

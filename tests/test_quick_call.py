@@ -108,6 +108,23 @@ def test_derivatives_of_both_orders(kind):
 
 
 @pytest.mark.parametrize("kind", MODULES)
+def test_third_derivatives(kind):
+    """Above the second the reference goes on, from a graph that C++ has made."""
+    module, x, hx = call(kind, batch=2, **({} if kind.endswith("Cell") else {"steps": 2}))
+    inputs = [t.requires_grad_() for t in (x, *hx, *module.parameters())]
+    orders = {}
+    for backend in ("auto", "reference"):
+        with seqcuda.backend(backend):
+            value = sum(t.square().sum() for t in flat(module(x, as_hx(hx))))
+            for _ in range(3):
+                grads = torch.autograd.grad(value, inputs, create_graph=True)
+                value = sum(g.square().sum() for g in grads)
+        orders[backend] = grads
+    for ours, exact in zip(*orders.values(), strict=True):
+        seqcuda.testing.assert_close_to_exact(ours, exact)
+
+
+@pytest.mark.parametrize("kind", MODULES)
 def test_every_single_gradient(kind):
     """A gradient does not depend on which others are asked for, nor on an earlier backward."""
     for form in forms(kind):

@@ -10,7 +10,7 @@ struct LayerOutputs {
   at::Tensor y, h_n, c_n;  // c_n: undefined for a cell of one state
 };
 
-// Differentiable to any order. save: what training keeps, "all" or "states".
+// Differentiable to any order. save: what training keeps, see Walk in seqcuda/walk.py.
 LayerOutputs differentiable_layer(const Arguments& a, const std::string& save);
 
 }  // namespace seq::ops

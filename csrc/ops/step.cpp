@@ -2,7 +2,6 @@
 
 #include <ATen/EmptyTensor.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
 #include <array>
@@ -10,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "ops/gradient_function.h"
 #include "ops/large_pages.h"
 #include "ops/one_step.h"
 
@@ -188,20 +188,33 @@ StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch,
 }
 
 using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
-// The same through the op pair, whose backward can be differentiated again: seqcuda/autograd.py.
+// The same as the gradients of a layer of one step, which can be differentiated again.
 Gradients backward_with_graph(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept,
                               const at::Tensor& dh, const at::Tensor& dc, const std::array<bool, kInputs>& needs) {
-  namespace py = pybind11;
-  const py::gil_scoped_acquire gil;
-  const py::object result = py::module_::import("seqcuda.autograd")
-                                .attr("step_backward")(cell.name, needs, optional(dh), optional(dc), optional(t.x),
-                                                       optional(t.h), optional(t.c), optional(t.w_ih), optional(t.w_hh),
-                                                       optional(t.b_ih), optional(t.b_hh), kept);
+  constexpr std::array<size_t, kInputs> at_layer{
+      0, 1, 2, kBesideWeights, kBesideWeights + 1, kBesideWeights + 2, kBesideWeights + 3};
+  const int64_t B = t.x.numel() / t.w_ih.size(1);
+  const Sizes n(cell, t, B);
+  const auto shaped = [](const at::Tensor& s, at::IntArrayRef shape) { return s.defined() ? s.reshape(shape) : s; };
+  const std::array<int64_t, 3> of_h{1, B, n.H};
+  const std::array<int64_t, 4> of_c{n.extra, 1, B, n.H};
+  const StepTensors layer{
+      t.x.reshape({1, B, n.I}), shaped(t.h, of_h), shaped(t.c, of_c), t.w_ih, t.w_hh, t.b_ih, t.b_hh};
+  variable_list tensors(kBesideWeights + Layer::kWeights);
+  std::vector<bool> wanted(tensors.size());
+  for (int i = 0; i < kInputs; ++i) tensors[at_layer[i]] = *in_order(layer)[i], wanted[at_layer[i]] = needs[i];
+  const Saved saved{{},
+                    optional(shaped(dh, of_h)),
+                    optional(shaped(dc, of_c)),
+                    {},
+                    kept.narrow(0, n.h_at(), B * n.H).view({1, B, n.H}),
+                    kept.narrow(0, n.c_at(), n.extra * B * n.H).view({n.extra, 1, 1, B, n.H}),
+                    kept.narrow(0, 0, n.c_at()).view({n.saved > 0 ? 1 : 0, 1, B, n.saved * n.H})};
+  const variable_list all = differentiable_gradients(arguments_of(cell.name, {false}, tensors), saved, wanted);
   Gradients g;
-  const auto given = result.cast<std::vector<OptionalTensor>>();
-  std::transform(given.begin(), given.end(), g.begin(), or_undefined);
+  for (int i = 0; i < kInputs; ++i)
+    if (needs[i]) g[i] = all[at_layer[i]].reshape(in_order(t)[i]->sizes());
   return g;
 }
 
