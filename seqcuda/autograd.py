@@ -121,9 +121,11 @@ def _additions(walk: Walk, inputs: Inputs) -> tuple:
 def sequence_with_graph(
     cell: str, reverse, save: str, engine: str, detach_every: int, options, weights, *tensors: Tensor | None
 ):
-    """What the op does where gradients are asked of it: csrc/ops/registration.cpp. An exported program, which runs
-    with and without gradients, tells it to save nothing."""
-    kind, save = replace(CELLS[cell], options=tuple(options)), "all" if save == "nothing" else save
+    """What the op does where gradients are asked of it, and under torch.func: csrc/ops/registration.cpp. An exported
+    program, which runs with and without gradients, tells it to save nothing."""
+    kind = replace(CELLS[cell], options=tuple(options))
+    if save == "nothing" and torch.is_grad_enabled():
+        save = "all"
     walk = Walk(kind, tuple(reverse), save, detach_every=detach_every)
     return _apply(Sequence, (*tensors, *weights), walk, engine)
 

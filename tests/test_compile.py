@@ -16,6 +16,7 @@ import torch._dynamo
 from cases import CELLS, LAYERS, flat
 from marks import needs_extension
 from torch._dynamo.utils import counters
+from torch.func import functional_call, grad, jvp, vmap
 
 import seqcuda
 from seqcuda import _dynamo
@@ -97,6 +98,33 @@ def test_autocast():
     assert_close_to_exact(ours, exact)
     grads = [torch.autograd.grad(y.float().sum(), model.gru.weight_hh_l0) for y in (ours, exact)]
     assert_close_to_exact(*grads[0], *grads[1], torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_torch_func_in_a_graph(kind):
+    """A gradient for each sample, from one graph."""
+    module = getattr(seqcuda, kind)(3, 4, dtype=torch.float64)
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    samples = normal(3, 2, 3) if kind in CELLS else normal(3, 5, 2, 3)
+
+    def loss(parameters, x):
+        return sum(t.square().sum() for t in flat(functional_call(module, parameters, (x,))).values())
+
+    gradients = vmap(grad(loss), (None, 0))
+    ours = torch.compile(gradients, backend="aot_eager", fullgraph=True)(parameters, samples.detach())
+    assert graphs() == 1
+    for name, exact in gradients(parameters, samples.detach()).items():
+        assert_close_to_exact(ours[name], exact, name=name)
+
+
+def test_jvp_in_a_graph():
+    module, x, v = seqcuda.LSTM(3, 4, dtype=torch.float64).requires_grad_(False), normal(5, 2, 3), normal(5, 2, 3)
+
+    def tangent(x, v):
+        return jvp(lambda x: module(x)[0], (x,), (v,))[1]
+
+    given = x.detach(), v.detach()
+    assert_close_to_exact(torch.compile(tangent, backend="aot_eager", fullgraph=True)(*given), tangent(*given))
 
 
 def test_the_backend_is_guarded():

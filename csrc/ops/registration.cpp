@@ -85,6 +85,9 @@ TORCH_LIBRARY_IMPL(seqcuda, CPU, m) {
   m.impl("sequence_tangent", &sequence_tangent<sequence_tangent_cpu>);
 }
 
+// Under torch.func in a compiler, which sees the op: the transforms know the Function's rules, not the op's.
+TORCH_LIBRARY_IMPL(seqcuda, FuncTorchDynamicLayerFrontMode, m) { m.impl("sequence", &sequence_with_graph); }
+
 TORCH_LIBRARY_IMPL(seqcuda, Autograd, m) {
   m.impl("sequence", &Autograd<decltype(sequence<sequence_cpu>)>::call<sequence_name, sequence_with_graph>);
   m.impl("sequence_backward", &Autograd<decltype(sequence_backward<sequence_backward_cpu>)>::call<
