@@ -72,8 +72,13 @@ class Room:
     def _draw(self, layer: int, kind: str, steps: int, width: int, p: float, hit: float, miss: float) -> Tensor:
         """``(steps, B, D, width)``, B in the order of the rows of x."""
         shape = (steps, self.form.batch, self.directions * width)
-        drawn = mask(self.seed, layer, kind, shape, p, hit, miss, self.dtype.to_real())
+        drawn = mask(self.seed, layer, kind, shape, p, hit, miss, _real(self.dtype))
         return self.form.rows_in(drawn, 1).unflatten(2, (self.directions, width))
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    """The type of a complex number's parts; torch.compile does not know dtype.to_real."""
+    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(dtype, dtype)
 
 
 def survivor(p: float) -> float:
@@ -88,7 +93,7 @@ def with_weight_dropout(weights: tuple[Tensor | None, ...], layer: int, p: float
     w_hh = weights[1::WEIGHTS_PER_DIRECTION]
     rows, columns = w_hh[0].shape
     shape = (1, len(w_hh) * rows, columns)
-    dtype = compute_dtype(w_hh[0].dtype).to_real()
+    dtype = _real(compute_dtype(w_hh[0].dtype))
     masks = mask(seed, layer, "weight dropout", shape, p, 0.0, survivor(p), dtype)[0].split(rows)
     dropped = list(weights)
     dropped[1::WEIGHTS_PER_DIRECTION] = [w * m.to(w.dtype) for w, m in zip(w_hh, masks, strict=True)]

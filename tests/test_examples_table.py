@@ -31,12 +31,12 @@ def test_metrics_and_pictures_are_taken_from_a_run(table, tmp_path, monkeypatch)
     machine = {"cpu": "a machine", "cores": 2, "torch": "2.13.0"}
     metrics = {"program": "hello", "data": "a | word", "figure": "ohlol", "machine": machine, "trainings": {"long": 1}}
     metrics["settings"] = {"lr": 0.1, "out": str(run)}
-    (run / "metrics.json").write_text(json.dumps({**metrics, "seconds": {"torch": 2.4, "seqcuda": 1.0}}))
+    (run / "metrics.json").write_text(json.dumps({**metrics, "seconds": {"torch": 12.4, "seqcuda": 1.0}}))
     (run / "loss.png").write_bytes(b"picture")
     table.collect(run)
     kept = programs.metrics(tmp_path / "results" / "hello")
     assert "trainings" not in kept and kept["settings"] == {"lr": 0.1}
-    assert table.row("hello").endswith(r"| a \| word | ohlol | 2 s | 1 s | ![](results/hello/loss.png) |")
+    assert table.row("hello").endswith(r"| a \| word | ohlol | 12 s | 1.00 s | ![](results/hello/loss.png) |")
     assert "Machine: a machine, 2 cores, torch 2.13.0." in table.page()
 
 
