@@ -32,6 +32,8 @@ struct Results {
   SequenceResult as(at::ScalarType dtype) const { return {y.to(dtype), h_n.to(dtype), c_n.to(dtype), c_all, saved}; }
 };
 
+constexpr int64_t kWideRow = 8192;  // bytes; from here on a walk is slower through large pages
+
 // Of so many members, or of one layer where there are none.
 Results empty_results(const Layer& layer, const Kept& kept, int64_t members, const at::Tensor& x) {
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, extra = layer.extra();
@@ -41,7 +43,8 @@ Results empty_results(const Layer& layer, const Kept& kept, int64_t members, con
     shape.insert(shape.end(), before);
     shape.insert(shape.end(), rows.begin(), rows.end());
     shape.push_back(last);
-    return empty_in_large_pages(shape, x.options().dtype(layer.compute));
+    const at::Tensor t = at::empty(shape, x.options().dtype(layer.compute));
+    return last * t.element_size() < kWideRow ? in_large_pages(t) : t;
   };
   return {empty({}, layer.leading, D * P), empty({D}, B, P), empty({extra, D}, B, H),
           empty({kept.states ? extra : 0, D}, layer.leading, H),
