@@ -24,9 +24,10 @@ TORCH = re.compile(r"^(ATen|c10|caffe2|torch|pybind11|Python\.h)")
 LAYERS = (
     ("cells",),
     ("walk",),
-    ("_fake", "_dynamo", "heads"),
+    ("_fake", "_dynamo", "heads", "members"),
     ("_backend", "reference"),
-    ("autograd", "masks"),
+    ("derivatives", "masks"),
+    ("autograd",),
     ("checks",),
     ("forms",),
     ("factors",),

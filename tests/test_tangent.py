@@ -13,7 +13,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from walks import Problem, differentiable, joined, problems, tensors_for
 
 import seqcuda
-from seqcuda import autograd
+from seqcuda import autograd, derivatives
 from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact, assert_within_rule
 from seqcuda.walk import Inputs
@@ -37,7 +37,7 @@ def tangents(problem: Problem, dtype: torch.dtype, function, which: tuple[str, .
     directions = [random(t) if i in wanted else None for i, t in enumerate(tensors)]
     directions = [d if kind in which else None for d, kind in zip(directions, kinds, strict=True)]
     with torch.no_grad():
-        out = autograd._reference(problem.walk()._replace(return_states=True), 0, Inputs.from_tensors(tensors))
+        out = derivatives.by_reference(problem.walk()._replace(return_states=True), 0, Inputs.from_tensors(tensors))
     grads, grad_directions = ([random(t) for t in out[:4]] for _ in range(2))
     if problem.ragged == "lengths":  # where the states of all steps are undefined, their gradients are zero
         dead = torch.arange(problem.T)[:, None] >= tensors[3]
@@ -50,7 +50,7 @@ def tangents(problem: Problem, dtype: torch.dtype, function, which: tuple[str, .
 
 
 def by_reference(walk, groups, needs, *parts):
-    return autograd._tangent_by_reference(walk, groups, needs, [t for part in parts for t in part])
+    return derivatives.tangent_by_reference(walk, groups, needs, [t for part in parts for t in part])
 
 
 def check(problem: Problem, dtype: torch.dtype, *which) -> None:
