@@ -20,12 +20,13 @@ from torch import Tensor
 from . import _fake
 
 BUILD_INFO = Path(__file__).with_name("_C_build.json")  # written by setup.py beside the compiled module
-_BUILD = "pip install --no-build-isolation"
-_BUILD_HINT = f"build it with `{_BUILD} .` in the seqcuda checkout"
-if (
-    BUILD_INFO.parents[1].joinpath("setup.py").exists()
-):  # Python started in a checkout takes this, not what is installed
-    _BUILD_HINT = f"`{_BUILD} -e .` builds it in this checkout; start Python elsewhere to use an installed seqcuda"
+
+
+def _how_to_build() -> str:
+    build = "pip install --no-build-isolation"
+    if BUILD_INFO.parents[1].joinpath("setup.py").exists():  # Python in a checkout takes this, not what is installed
+        return f"`{build} -e .` builds it in this checkout; start Python elsewhere to use an installed seqcuda"
+    return f"build it with `{build} .` in the seqcuda checkout"
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -35,14 +36,17 @@ def _load() -> tuple[ModuleType | None, str]:
     if BUILD_INFO.exists():
         built = json.loads(BUILD_INFO.read_text())["torch"]
         if _minor(built) != _minor(torch.__version__):
-            return None, f"the extension was built for torch {built}, this is torch {torch.__version__}; {_BUILD_HINT}"
+            return (
+                None,
+                f"the extension was built for torch {built}, this is torch {torch.__version__}; {_how_to_build()}",
+            )
     # Beside this file or nowhere: the editable install of another checkout must not lend its own.
     if importlib.machinery.PathFinder.find_spec("seqcuda._C", [str(BUILD_INFO.parent)]) is None:
-        return None, f"the extension is not built; {_BUILD_HINT}"
+        return None, f"the extension is not built; {_how_to_build()}"
     try:
         return importlib.import_module("seqcuda._C"), ""
     except ImportError as error:
-        return None, f"the extension does not load with torch {torch.__version__} ({error}); {_BUILD_HINT}"
+        return None, f"the extension does not load with torch {torch.__version__} ({error}); {_how_to_build()}"
 
 
 def _minor(version: str) -> str:
@@ -55,17 +59,16 @@ if compiled is not None:
     os.register_at_fork(after_in_child=compiled.after_fork_in_child)
 
 
+def _devices_with(op: str) -> frozenset[str]:
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return frozenset(device for device in _ENGINES if has(f"seqcuda::{op}", device.upper()))
+
+
 # Asked at every call, so known once.
 _ENGINES = {device: tuple(compiled.engines(device)) for device in compiled.devices()} if compiled else {}
 _CELLS = frozenset(compiled.cells()) if compiled else frozenset()
-_TANGENTS = frozenset(
-    device
-    for device in _ENGINES
-    if torch._C._dispatch_has_kernel_for_dispatch_key("seqcuda::sequence_tangent", device.upper())
-)
-_STACKS = frozenset(
-    device for device in _ENGINES if torch._C._dispatch_has_kernel_for_dispatch_key("seqcuda::stack", device.upper())
-)
+_TANGENTS = _devices_with("sequence_tangent")
+_STACKS = _devices_with("stack")
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _NAMES = ("auto", "reference", *dict.fromkeys(name for names in _ENGINES.values() for name in names))
 

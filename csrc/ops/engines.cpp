@@ -14,8 +14,7 @@ Explanation explain(const Layer& layer, const std::string& asked) {
   return {panel ? "panel" : "stepwise",
           choice.why,
           {{"instruction_set", cpu::instruction_set()},
-           {"threads", panel ? make_team(layer, layer.packed ? layer.rows : layer.steps * layer.batch).describe()
-                             : "as ATen's products choose"}},
+           {"threads", panel ? make_team(layer, layer.rows).describe() : "as ATen's products choose"}},
           {}};
 }
 
