@@ -31,6 +31,7 @@ from .members import (
     foldable,
     inputs_of_members,
     of_members,
+    of_older_vmap,
     one_by_one,
     stackable,
 )
@@ -186,7 +187,8 @@ class _Call:
 
 def _apply(function, tensors, walk: Walk, engine: str, needs: tuple[bool, ...] = (), groups: int = 0, computed=None):
     there = tuple(t is not None for t in tensors)
-    return function.apply(_Call(walk, engine, needs, groups, there, computed or []), *_gather(there, tensors))
+    call = _Call(walk, engine, needs, groups, there, computed or [])
+    return of_older_vmap(functools.partial(function.apply, call), _gather(there, tensors))
 
 
 class Sequence(torch.autograd.Function):
@@ -412,6 +414,21 @@ def _second_reference(ctx, moving: list[int], given: list[int]):
         return tuple(results[i] for i in given)
 
     return function, *(tensors[i] for i in moving)
+
+
+def plain_gradients(cell: str, reverse, needs, grads, inputs, results) -> list[Tensor | None]:
+    """The gradients of a plain layer, which may be of a vmap, with a graph of their own; for
+    csrc/ops/gradient_function.cpp.
+
+    Args:
+        needs: of which of `Inputs.tensors()` gradients are wanted.
+        grads: of y, h_n and c_n.
+        inputs: as `Inputs.tensors()`.
+        results: y, c_all and what was saved.
+    """
+    walk = Walk(CELLS[cell], tuple(reverse))
+    given = _apply(SequenceBackward, (*grads, None, *results, *inputs), walk, "auto", tuple(needs))
+    return list(_spread(needs, given))
 
 
 def plain_tangents(cell: str, reverse, needs, grads, inputs, directions) -> list[Tensor | None]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import _backend
+
 # Where the rows of the batch are: in Inputs.tensors() (lengths have no other dimension, packed rows none of their own),
 # and in the outputs.
 ROWS_IN = (1, 1, 2, 0, None, 1, 1, 2, *(1, 2, 1, 1, 2))
@@ -90,6 +92,20 @@ def by_member(function, grads, grad_directions, inputs, directions) -> tuple[Ten
         function(own(grads, i), own(grad_directions, i), own_inputs(inputs, i), own_inputs(directions, i))
         for i in range(inputs[0].shape[0])
     )
+
+
+def of_older_vmap(function, tensors) -> tuple[Tensor | None, ...]:
+    """`function` of `tensors`, one member after the other where they are of torch's older vmap, to which
+    autograd Functions are unknown: what a backward is given under ``is_grads_batched=True``."""
+    level = _backend.compiled.older_vmap_level(tensors)
+    if level < 0:
+        return function(*tensors)
+    # Without that vmap the members are the first dimension, of size 1 where a tensor is not of it.
+    tensors = [None if t is None else torch._remove_batch_dim(t, level, 1, 0) for t in tensors]
+    members = max(t.shape[0] for t in tensors if t is not None)
+    each = ([None if t is None else t[i % t.shape[0]] for t in tensors] for i in range(members))
+    outputs = _stacked(of_older_vmap(function, own) for own in each)
+    return tuple(None if t is None else torch._add_batch_dim(t, 0, level) for t in outputs)
 
 
 def one_by_one(function, info, in_dims, args):

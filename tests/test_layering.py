@@ -24,8 +24,9 @@ TORCH = re.compile(r"^(ATen|c10|caffe2|torch|pybind11|Python\.h)")
 LAYERS = (
     ("cells",),
     ("walk",),
-    ("_fake", "_dynamo", "heads", "members"),
+    ("_fake", "_dynamo", "heads"),
     ("_backend", "reference"),
+    ("members",),
     ("derivatives", "masks"),
     ("autograd",),
     ("checks",),

@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "ops/plain.h"
 #include "ops/tangent.h"
 
 namespace seq::ops {
@@ -43,9 +44,9 @@ variable_list tangents_of(const Arguments& a, const variable_list& grads, const 
   return out;
 }
 
-// The same through Python's Functions, which can be differentiated once more.
-variable_list tangents_with_graph(const Arguments& a, const variable_list& grads, const variable_list& directions,
-                                  const std::vector<bool>& wanted) {
+// What a function of seqcuda/autograd.py makes of these tensors, in order: `first`, those of `a`, `second`.
+variable_list by_python(const char* function, const Arguments& a, const std::vector<bool>& wanted,
+                        const variable_list& first, const variable_list& second) {
   namespace py = pybind11;
   const auto optionals = [](const variable_list& list) {
     std::vector<OptionalTensor> out;
@@ -53,9 +54,9 @@ variable_list tangents_with_graph(const Arguments& a, const variable_list& grads
     return out;
   };
   const py::gil_scoped_acquire gil;
-  const py::object result = py::module_::import("seqcuda.autograd")
-                                .attr("plain_tangents")(a.cell, a.reverse, wanted, optionals(grads),
-                                                        optionals(tensors_of(a)), optionals(directions));
+  const py::object result =
+      py::module_::import("seqcuda.autograd")
+          .attr(function)(a.cell, a.reverse, wanted, optionals(first), optionals(tensors_of(a)), optionals(second));
   variable_list out;
   for (const OptionalTensor& t : result.cast<std::vector<OptionalTensor>>()) out.push_back(or_undefined(t));
   return out;
@@ -95,8 +96,10 @@ class GradientFunction : public torch::autograd::Function<GradientFunction> {
           arguments_of(ctx->saved_data["cell"].toStringRef(), bools_of(ctx->saved_data["reverse"]), inputs);
       const std::vector<bool> of_inputs(wanted.begin() + kOutputs, wanted.end());
       const variable_list directions = spread(bools_of(ctx->saved_data["needs"]), grad_grads);
-      variable_list all = at::GradMode::is_enabled() ? tangents_with_graph(a, grads, directions, of_inputs)
-                                                     : tangents_of(a, grads, directions, of_inputs);
+      // Python's Functions can be differentiated once more, and know what a vmap is.
+      variable_list all = at::GradMode::is_enabled() || !all_plain(grad_grads)
+                              ? by_python("plain_tangents", a, of_inputs, grads, directions)
+                              : tangents_of(a, grads, directions, of_inputs);
       for (size_t j = 0; j < all.size(); ++j)
         if (!wanted[j]) all[j] = at::Tensor();
       out = gather(there, all);
@@ -150,9 +153,11 @@ variable_list gradients_of(const Arguments& a, const Saved& s, const std::vector
 }
 
 variable_list differentiable_gradients(const Arguments& a, const Saved& s, const std::vector<bool>& needs) {
+  const variable_list grads{or_undefined(s.grad_y), or_undefined(s.grad_h_n), or_undefined(s.grad_c_n)};
+  if (!all_plain(grads)) return by_python("plain_gradients", a, needs, grads, {s.y, s.c_all, s.saved});
   variable_list given;
-  for (const OptionalTensor& g : {s.grad_y, s.grad_h_n, s.grad_c_n})
-    if (g.has_value()) given.push_back(*g);
+  for (const at::Tensor& g : grads)
+    if (g.defined()) given.push_back(g);
   for (at::Tensor& t : tensors_of(a))
     if (t.defined()) given.push_back(std::move(t));
   return spread(needs, GradientFunction::apply(at::TensorList(given), a, s, needs));

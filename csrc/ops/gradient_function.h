@@ -26,7 +26,8 @@ inline std::vector<bool> bools_of(const c10::IValue& kept) {
 variable_list tensors_of(const Arguments& a);
 Arguments arguments_of(std::string cell, std::vector<bool> reverse, const variable_list& tensors);
 
-// The gradients in the same order, undefined where `needs` does not ask for them; without and with a graph.
+// The gradients in the same order, undefined where `needs` does not ask for them; without and with a graph, which is
+// also the way where the gradients of the outputs are those of a vmap.
 variable_list gradients_of(const Arguments& a, const Saved& s, const std::vector<bool>& needs);
 variable_list differentiable_gradients(const Arguments& a, const Saved& s, const std::vector<bool>& needs);
 

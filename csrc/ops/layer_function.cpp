@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "ops/gradient_function.h"
+#include "ops/plain.h"
 
 namespace seq::ops {
 
@@ -44,8 +45,9 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                         kept[0],
                         kept[1],
                         kept[2]};
-      const variable_list all =
-          at::GradMode::is_enabled() ? differentiable_gradients(a, saved, needs) : gradients_of(a, saved, needs);
+      const variable_list all = at::GradMode::is_enabled() || !all_plain(grads)
+                                    ? differentiable_gradients(a, saved, needs)
+                                    : gradients_of(a, saved, needs);
       for (size_t j = 0; j < inputs.size(); ++j)
         if (inputs[j].defined()) out.push_back(all[j]);
     }

@@ -1,5 +1,8 @@
 // seqcuda._C: what was compiled, and who would compute a layer of given sizes.
+#include <ATen/LegacyBatchedTensorImpl.h>
 #include <torch/csrc/utils/pybind.h>
+
+#include <algorithm>
 
 #include "cpu/instruction_set.h"
 #include "ops/devices.h"
@@ -11,6 +14,14 @@ namespace py = pybind11;
 namespace seq::ops {
 
 namespace {
+
+int64_t older_vmap_level(const std::vector<OptionalTensor>& tensors) {
+  int64_t level = -1;
+  for (const OptionalTensor& t : tensors)
+    if (const auto* batched = t.has_value() ? at::maybeGetBatchedImpl(*t) : nullptr)
+      level = std::max(level, batched->bdims().back().level());  // they are in order
+  return level;
+}
 
 py::dict cells() {
   py::dict all;
@@ -81,6 +92,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         "Keeps the child of a fork from waiting for threads it does not have.");
   m.def("explain", &explain, py::arg("cell"), py::arg("x"), py::arg("weights"), py::arg("batch_sizes"),
         py::arg("reverse"), py::arg("engine"), "Which engine runs a layer, and why.");
+  m.def("older_vmap_level", &older_vmap_level, py::arg("tensors"),
+        "The innermost level of those of torch's older vmap that the tensors are members of; -1: none.");
   m.def("quick_call", &quick_call, "The call of a cell, or of a stack of layers, of plain tensors; else None.");
 }
 

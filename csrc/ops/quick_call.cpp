@@ -7,6 +7,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "ops/layer_function.h"
+#include "ops/plain.h"
 #include "ops/step.h"
 
 namespace py = pybind11;
@@ -15,14 +16,11 @@ namespace seq::ops {
 
 namespace {
 
-constexpr c10::DispatchKeySet plain_keys{c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
-                                         c10::DispatchKey::AutocastCPU, c10::DispatchKey::ADInplaceOrView};
-
-// A torch.Tensor or Parameter and nothing more: no subclass, no wrapper, no pending conjugation, no tangent.
+// A torch.Tensor or Parameter and nothing more: no subclass, no wrapper, no tangent.
 bool as_plain(PyObject* object, at::Tensor& out) {
   if (!THPVariable_CheckExact(object)) return false;
   out = THPVariable_Unpack(object);
-  return (out.key_set().raw_repr() & ~plain_keys.raw_repr()) == 0 && !out._fw_grad(0).defined();
+  return is_plain(out) && !out._fw_grad(0).defined();
 }
 
 bool as_plain_or_none(PyObject* object, at::Tensor& out) { return object == Py_None || as_plain(object, out); }

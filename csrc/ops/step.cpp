@@ -12,6 +12,7 @@
 #include "ops/gradient_function.h"
 #include "ops/large_pages.h"
 #include "ops/one_step.h"
+#include "ops/plain.h"
 
 namespace seq::ops {
 
@@ -189,7 +190,7 @@ StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch,
 
 using torch::autograd::AutogradContext;
 
-// The same as the gradients of a layer of one step, which can be differentiated again.
+// The same as the gradients of a layer of one step, which can be differentiated again, or be of a vmap.
 Gradients backward_with_graph(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept,
                               const at::Tensor& dh, const at::Tensor& dc, const std::array<bool, kInputs>& needs) {
   constexpr std::array<size_t, kInputs> at_layer{
@@ -254,7 +255,8 @@ class StepFunction : public torch::autograd::Function<StepFunction> {
     }
     variable_list out(kArguments);
     if (!dh.defined() && !dc.defined()) return out;
-    Gradients g = at::GradMode::is_enabled()         ? backward_with_graph(cell, t, kept[0], dh, dc, needs)
+    const bool graph = at::GradMode::is_enabled() || !is_plain(dh) || !is_plain(dc);
+    Gradients g = graph                              ? backward_with_graph(cell, t, kept[0], dh, dc, needs)
                   : t.x.scalar_type() == at::kDouble ? ops::backward<double>(cell, t, kept[0], dh, dc, needs)
                                                      : ops::backward<float>(cell, t, kept[0], dh, dc, needs);
     std::move(g.begin(), g.end(), out.begin());
