@@ -12,7 +12,7 @@ namespace seq::ops {
 inline bool is_plain(const at::Tensor& t) {
   constexpr c10::DispatchKeySet plain{c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
                                       c10::DispatchKey::AutocastCPU, c10::DispatchKey::ADInplaceOrView};
-  return (t.key_set().raw_repr() & ~plain.raw_repr()) == 0;
+  return !t.defined() || (t.key_set().raw_repr() & ~plain.raw_repr()) == 0;
 }
 
 template <class Tensors>
