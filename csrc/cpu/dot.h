@@ -6,8 +6,8 @@
 //
 // For one step there is no time to pack: every weight is read from memory (or its gradient written) once, in order,
 // four rows of W at a time, which lie in L1 while the rows b pass by, some of them at once so that a weight in a
-// register serves them all. Weights of a half type are read as they are, half the bytes, and become float in a register
-// or, where many rows b want them, in L1.
+// register serves them all; long rows one by one where b is one row. Weights of a half type are read as they are, half
+// the bytes, and become float in a register or, where many rows b want them, in L1.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -58,29 +58,44 @@ struct FromHalf {
   }
 };
 
-template <class From, class T, int kRows>
-SEQ_INLINE void dot_block(const typename From::W* w, int64_t ld, int64_t K, const T* x, const T* bias, T* out) {
+// The products of kRows rows of w with one of x, still in lanes: kSums sums of each are under way at once.
+template <class From, int kRows, int kSums, class T>
+SEQ_INLINE void dot_lanes(const typename From::W* w, int64_t ld, int64_t K, const T* x, Lanes<T>* out) {
   using L = Lanes<T>;
   constexpr int kWidth = L::kWidth;
-  L even[kRows], odd[kRows];
+  L sum[kRows][kSums];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) even[r] = odd[r] = L(T(0));
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int s = 0; s < kSums; ++s) sum[r][s] = L(T(0));
   int64_t k = 0;
-  for (; k + 2 * kWidth <= K; k += 2 * kWidth) {
-    const L x0 = L::load(x + k), x1 = L::load(x + k + kWidth);
+  for (; k + kSums * kWidth <= K; k += kSums * kWidth) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kSums; ++s) {
+      const L value = L::load(x + k + s * kWidth);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      even[r] = even[r] + x0 * From::load(w + r * ld + k);
-      odd[r] = odd[r] + x1 * From::load(w + r * ld + k + kWidth);
+      for (int r = 0; r < kRows; ++r) sum[r][s] = sum[r][s] + value * From::load(w + r * ld + k + s * kWidth);
     }
   }
   for (; k < K; k += kWidth) {
-    const L x0 = L::load(x + k, K - k);
+    const L value = L::load(x + k, K - k);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) even[r] = even[r] + x0 * From::load(w + r * ld + k, K - k);
+    for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][0] + value * From::load(w + r * ld + k, K - k);
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) out[r] = sum_of(even[r] + odd[r]) + (bias ? bias[r] : T(0));
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int s = 1; s < kSums; ++s) sum[r][0] = sum[r][0] + sum[r][s];
+    out[r] = sum[r][0];
+  }
+}
+
+template <class From, int kRows, int kSums = 2, class T>
+SEQ_INLINE void dot_block(const typename From::W* w, int64_t ld, int64_t K, const T* x, const T* bias, T* out) {
+  Lanes<T> sums[kRows];
+  dot_lanes<From, kRows, kSums>(w, ld, K, x, sums);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) out[r] = sum_of(sums[r]) + (bias ? bias[r] : T(0));
 }
 
 // The sums of the lanes of kWidth vectors v, in their order: neighbours exchange halves, and are added.
@@ -97,6 +112,26 @@ SEQ_INLINE Lanes<T> sums_of(Lanes<T>* v) {
     }
     return sums_of<T, 2 * kStep>(v);
   }
+}
+
+// Rows [begin, end) of w with one row of x.
+template <class From, class T>
+SEQ_INLINE void dot_one(const typename From::W* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
+                        const T* bias, T* out) {
+  using L = Lanes<T>;
+  constexpr int kWidth = L::kWidth, kRows = kWidth < 4 ? kWidth : 4;
+  // From this size on by themselves: the hardware fetches one stream ahead better than four that soon end with a page.
+  constexpr int64_t kBytesOfLongRow = 2048;
+  int64_t r = begin;
+  if (K * static_cast<int64_t>(sizeof(*w)) < kBytesOfLongRow) {
+    for (; r + kWidth <= end; r += kWidth) {
+      L sums[kWidth];
+      for (int j = 0; j < kWidth; j += kRows) dot_lanes<From, kRows, 2>(w + (r + j) * ld, ld, K, x, sums + j);
+      const L sum = sums_of(sums);
+      (bias ? sum + L::load(bias + r) : sum).store(out + r);
+    }
+  }
+  for (; r < end; ++r) dot_block<From, 1, 8>(w + r * ld, ld, K, x, bias ? bias + r : nullptr, out + r);
 }
 
 // kRows rows of w times kWidth / kRows rows of x: as many accumulators as a vector has lanes.
@@ -138,7 +173,7 @@ SEQ_INLINE void dot_batch(const typename From::W* w, int64_t ld, int64_t K, cons
   int64_t b = 0;
   if constexpr (kRows == 4 && kBatch > 1)
     for (; b + kBatch <= batch; b += kBatch) dot_tile<From, kRows>(w, ld, K, x + b * K, bias, out + b * ldo, ldo);
-  for (; b < batch; ++b) dot_block<From, T, kRows>(w, ld, K, x + b * K, bias, out + b * ldo);
+  for (; b < batch; ++b) dot_block<From, kRows>(w, ld, K, x + b * K, bias, out + b * ldo);
 }
 
 // Rows [begin, end) of w, for all of the `batch` rows of x.
@@ -146,6 +181,7 @@ template <class T>
 void dot_rows(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch, const T* bias,
               T* out, int64_t ldo) {
   using From = AsTheyAre<T>;
+  if (batch == 1) return dot_one<From>(w, ld, begin, end, K, x, bias, out);
   int64_t r = begin;
   for (; r + 4 <= end; r += 4) dot_batch<From, 4>(w + r * ld, ld, K, x, batch, bias ? bias + r : nullptr, out + r, ldo);
   for (; r < end; ++r) dot_batch<From, 1>(w + r * ld, ld, K, x, batch, bias ? bias + r : nullptr, out + r, ldo);
@@ -157,6 +193,7 @@ void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, in
                    const float* bias, float* out, int64_t ldo, float* scratch) {
   using From = FromHalf<kType>;
   constexpr int64_t kBatchThatPaysForScratch = 3;
+  if (batch == 1) return dot_one<From>(w, ld, begin, end, K, x, bias, out);
   int64_t r = begin;
   for (; r + 4 <= end; r += 4) {
     const float* add = bias ? bias + r : nullptr;
