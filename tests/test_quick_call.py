@@ -230,6 +230,64 @@ def test_strides_and_half_types(kind):
                 seqcuda.testing.assert_close_to_exact(a, b.double())
 
 
+@pytest.mark.parametrize("half", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("batch", [1, 3, 9, 20])  # own products up to 8 and 16 rows
+@pytest.mark.parametrize("kind", ("RNNCell", "LSTMCell", "GRUCell"))
+def test_half_types_train(kind, batch, half, instruction_set):
+    torch.manual_seed(0)
+    module = getattr(seqcuda, kind)(21, 19, dtype=half).double()
+    x, *hx = (torch.randn(batch, n, dtype=half).double() for n in (21, 19, 19)[: 3 if kind == "LSTMCell" else 2])
+    assert quick(deepcopy(module).to(half), x.to(half), [t.to(half) for t in hx]) is not None
+    ours, exact = results(module, x, hx, "auto", half), results(module, x, hx, "reference")
+    for a, b in zip(ours, exact, strict=True):
+        assert a.dtype == half
+        seqcuda.testing.assert_close_to_exact(a, b)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_second_derivatives_of_half_types(kind):
+    module, x, hx = call(kind)
+    module, inputs = module.bfloat16(), [t.bfloat16().requires_grad_() for t in (x, *hx)]
+    orders = []
+    for backend in ("auto", "reference"):
+        with seqcuda.backend(backend):
+            loss = sum(t.float().square().sum() for t in flat(module(inputs[0], as_hx(inputs[1:]))))
+        grads = torch.autograd.grad(loss, inputs, create_graph=True)
+        orders.append(torch.autograd.grad(sum(g.float().square().sum() for g in grads), inputs))
+    for ours, theirs in zip(*orders, strict=True):
+        seqcuda.testing.assert_close_to_exact(ours, theirs.double())
+
+
+@pytest.mark.parametrize("half", (torch.bfloat16, torch.float16))
+def test_gradients_of_half_weights_are_rounded_as_torch_rounds(half, instruction_set):
+    """Numbers below the normal ones, too large ones, and NaN: an LSTM's gates do not depend on the rounding of h."""
+    torch.manual_seed(0)
+    module = seqcuda.LSTMCell(40, 8, dtype=half)
+    torch.nn.init.uniform_(module.weight_ih, -1e-3, 1e-3)
+    x = torch.randn(1, 40, dtype=half) * torch.logspace(-7, 2, 40).to(half)
+    hx = torch.randn(2, 1, 8, dtype=half).unbind()
+    grad = torch.tensor([[1e-3, 1.0, 6e4, 6e4, 1e-6, -6e4, -6e4, torch.nan]]).to(half)
+    results = []
+    for each, dtype in ((module, half), (deepcopy(module).float(), torch.float32)):
+        h, _ = each(x.to(dtype), tuple(t.to(dtype) for t in hx))
+        results.append(torch.autograd.grad(h, [each.weight_ih, each.weight_hh], grad.to(dtype)))
+    expected = [single.to(half) for single in results[1]]
+    numbers = torch.cat([t.flatten() for t in expected])
+    assert numbers.isnan().any()
+    assert half == torch.bfloat16 or (numbers.isinf().any() and (numbers.abs() < 2**-14).any())
+    for ours, rounded in zip(results[0], expected, strict=True):
+        torch.testing.assert_close(ours, rounded, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_training_needs_no_python(kind, monkeypatch):
+    """Not for the gradients of a plain layer: what the slow ways of csrc/ops/gradient_function.cpp are."""
+    module, x, hx = call(kind)
+    monkeypatch.delattr(seqcuda.autograd, "plain_gradients")
+    flat(module(x, as_hx(hx)))[0].sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
 @pytest.mark.parametrize("kind", ("RNN", "LSTM", "GRU"))
 def test_lean_training_gives_the_same(kind):
     gradients = []

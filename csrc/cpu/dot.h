@@ -38,16 +38,17 @@ SEQ_INLINE T sum_of(Lanes<T> v) {
   return sum_of_bytes<T, SEQ_LANE_BYTES>(parts);
 }
 
-// How weights that lie as W are loaded as lanes of T.
+// How weights that lie as W are loaded as lanes, and their gradients stored.
 template <class T>
 struct AsTheyAre {
   using W = T;
   static SEQ_INLINE Lanes<T> load(const T* p) { return Lanes<T>::load(p); }
   static SEQ_INLINE Lanes<T> load(const T* p, int64_t n) { return Lanes<T>::load(p, n); }
+  static SEQ_INLINE void store(Lanes<T> v, T* p, int64_t n) { v.store(p, n); }
 };
 
 template <Rounding kType>
-struct FromHalf {
+struct AsHalf {
   using W = uint16_t;
   static SEQ_INLINE Lanes<float> load(const uint16_t* p) { return from_half<kType>(p); }
   static SEQ_INLINE Lanes<float> load(const uint16_t* p, int64_t n) {
@@ -55,6 +56,12 @@ struct FromHalf {
     uint16_t part[Lanes<float>::kWidth] = {};
     for (int64_t j = 0; j < n; ++j) part[j] = p[j];
     return load(part);
+  }
+  static SEQ_INLINE void store(Lanes<float> v, uint16_t* p, int64_t n) {
+    if (n >= Lanes<float>::kWidth) return to_half<kType>(v, p);
+    uint16_t part[Lanes<float>::kWidth];
+    to_half<kType>(v, part);
+    for (int64_t j = 0; j < n; ++j) p[j] = part[j];
   }
 };
 
@@ -191,7 +198,7 @@ void dot_rows(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, con
 template <Rounding kType>
 void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x, int64_t batch,
                    const float* bias, float* out, int64_t ldo, float* scratch) {
-  using From = FromHalf<kType>;
+  using From = AsHalf<kType>;
   constexpr int64_t kBatchThatPaysForScratch = 3;
   if (batch == 1) return dot_one<From>(w, ld, begin, end, K, x, bias, out);
   int64_t r = begin;
@@ -210,9 +217,9 @@ void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, in
 }
 
 // Columns [begin, end) of kBatch rows of out, to which kRows rows of w are added.
-template <int kBatch, int kRows, class T>
-SEQ_INLINE void add_block(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, T* out,
-                          int64_t ldo) {
+template <class From, int kBatch, int kRows, class T>
+SEQ_INLINE void add_block(const typename From::W* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d,
+                          T* out, int64_t ldo) {
   using L = Lanes<T>;
   L scale[kBatch][kRows];
 #pragma GCC unroll 4
@@ -223,7 +230,7 @@ SEQ_INLINE void add_block(const T* w, int64_t ld, int64_t rows, int64_t begin, i
     const int64_t n = end - k;
     L weight[kRows];
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) weight[r] = L::load(w + r * ld + k, n);
+    for (int r = 0; r < kRows; ++r) weight[r] = From::load(w + r * ld + k, n);
 #pragma GCC unroll 4
     for (int b = 0; b < kBatch; ++b) {
       L sum = L::load(out + b * ldo + k, n);
@@ -234,29 +241,29 @@ SEQ_INLINE void add_block(const T* w, int64_t ld, int64_t rows, int64_t begin, i
   }
 }
 
-template <int kRows, class T>
-SEQ_INLINE void add_batch(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,
-                          T* out, int64_t ldo) {
+template <class From, int kRows, class T>
+SEQ_INLINE void add_batch(const typename From::W* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d,
+                          int64_t batch, T* out, int64_t ldo) {
   constexpr int kBatch = SEQ_LANE_BYTES == 64 ? 4 : 2;
   int64_t b = 0;
   for (; b + kBatch <= batch; b += kBatch)
-    add_block<kBatch, kRows>(w, ld, rows, begin, end, d + b * rows, out + b * ldo, ldo);
-  for (; b < batch; ++b) add_block<1, kRows>(w, ld, rows, begin, end, d + b * rows, out + b * ldo, ldo);
+    add_block<From, kBatch, kRows>(w, ld, rows, begin, end, d + b * rows, out + b * ldo, ldo);
+  for (; b < batch; ++b) add_block<From, 1, kRows>(w, ld, rows, begin, end, d + b * rows, out + b * ldo, ldo);
 }
 
 // Columns [begin, end) of out, which starts from zero unless `add`.
-template <class T>
-void add_rows(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch, bool add,
-              T* out, int64_t ldo) {
+template <class From, class T>
+void add_rows(const typename From::W* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d,
+              int64_t batch, bool add, T* out, int64_t ldo) {
   for (int64_t b = 0; b < batch && !add; ++b) __builtin_memset(out + b * ldo + begin, 0, sizeof(T) * (end - begin));
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) add_batch<4>(w + r * ld, ld, rows, begin, end, d + r, batch, out, ldo);
-  for (; r < rows; ++r) add_batch<1>(w + r * ld, ld, rows, begin, end, d + r, batch, out, ldo);
+  for (; r + 4 <= rows; r += 4) add_batch<From, 4>(w + r * ld, ld, rows, begin, end, d + r, batch, out, ldo);
+  for (; r < rows; ++r) add_batch<From, 1>(w + r * ld, ld, rows, begin, end, d + r, batch, out, ldo);
 }
 
 // kRows rows of out.
-template <int kRows, class T>
-SEQ_INLINE void outer_block(const T* d, int64_t rows, const T* x, int64_t batch, int64_t K, T* out) {
+template <class To, int kRows, class T>
+SEQ_INLINE void outer_block(const T* d, int64_t rows, const T* x, int64_t batch, int64_t K, typename To::W* out) {
   using L = Lanes<T>;
   constexpr int kVectors = SEQ_LANE_BYTES == 64 ? 4 : 2, kWidth = L::kWidth;
   for (int64_t k = 0; k < K; k += kVectors * kWidth) {
@@ -279,17 +286,18 @@ SEQ_INLINE void outer_block(const T* d, int64_t rows, const T* x, int64_t batch,
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[r][j].store(out + r * K + k + j * kWidth, K - k - j * kWidth);
+      for (int j = 0; j < kVectors; ++j) To::store(sum[r][j], out + r * K + k + j * kWidth, K - k - j * kWidth);
   }
 }
 
 // Rows [begin, end) of out [.., K]; d [batch, rows].
-template <class T>
-void outer_rows(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K, T* out) {
+template <class To, class T>
+void outer_rows(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K,
+                typename To::W* out) {
   int64_t r = begin;
   // What one row of the batch costs is the writing of out, which is fastest in order.
-  for (; batch > 1 && r + 4 <= end; r += 4) outer_block<4>(d + r, rows, x, batch, K, out + r * K);
-  for (; r < end; ++r) outer_block<1>(d + r, rows, x, batch, K, out + r * K);
+  for (; batch > 1 && r + 4 <= end; r += 4) outer_block<To, 4>(d + r, rows, x, batch, K, out + r * K);
+  for (; r < end; ++r) outer_block<To, 1>(d + r, rows, x, batch, K, out + r * K);
 }
 
 }  // namespace seq::SEQ_ISA

@@ -80,11 +80,20 @@ struct Kernels {
                             int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
   void (*dot_float16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
                            int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
-  // The two products of its backward: columns [begin, end) of out (+)= d w, rows [begin, end) of out = d^T x.
+  // The two products of its backward: columns [begin, end) of out (+)= d w, rows [begin, end) of out = d^T x; weights
+  // of a half type and their gradients as above.
   void (*add_rows)(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,
                    bool add, T* out, int64_t ldo);
+  void (*add_bfloat16_rows)(const uint16_t* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d,
+                            int64_t batch, bool add, T* out, int64_t ldo);
+  void (*add_float16_rows)(const uint16_t* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d,
+                           int64_t batch, bool add, T* out, int64_t ldo);
   void (*outer_rows)(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K,
                      T* out);
+  void (*outer_bfloat16_rows)(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch,
+                              int64_t K, uint16_t* out);
+  void (*outer_float16_rows)(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K,
+                             uint16_t* out);
 
   // Engine "panel": walk steps [k0, k1), products included. The backward walks from k1 - 1 down to k0.
   void (*forward)(const Forward<T>&, const Panels<T>&, const Share&, int64_t k0, int64_t k1);

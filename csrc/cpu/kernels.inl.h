@@ -1,7 +1,7 @@
 // One build of the CPU kernels. Included once by each kernels_<isa>.cpp, after
 //   SEQ_ISA          the namespace of the build
 //   SEQ_LANE_BYTES   the width of a vector register
-//   SEQ_LOAD_FLOAT16(p)   that many float16 as float, where there is an instruction for it
+//   SEQ_LOAD_FLOAT16(p), SEQ_STORE_FLOAT16(p, v)   that many float16 as float, where there is an instruction for it
 // and after the pragma that lets the compiler use the instruction set. Everything below is in the build's namespace, or
 // is a template over its lane type: nothing of it can be linked into another build.
 #include "cells/list.h"
@@ -40,10 +40,15 @@ constexpr cpu::Kernels<T> table_of() {
   k.gemm_block = GemmWalk<T>::kBlock, k.gemm_rows = GemmWalk<T>::kCopied, k.gemm = &GemmWalk<T>::run;
   k.outer = &OuterWalk<T>::run;
   k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;
-  k.dot_rows = &dot_rows<T>, k.add_rows = &add_rows<T>, k.outer_rows = &outer_rows<T>;
+  k.dot_rows = &dot_rows<T>;
+  k.add_rows = &add_rows<AsTheyAre<T>, T>, k.outer_rows = &outer_rows<AsTheyAre<T>, T>;
   if constexpr (sizeof(T) == 4) {
     k.dot_bfloat16_rows = &dot_half_rows<Rounding::kBfloat16>;
     k.dot_float16_rows = &dot_half_rows<Rounding::kFloat16>;
+    k.add_bfloat16_rows = &add_rows<AsHalf<Rounding::kBfloat16>, T>;
+    k.add_float16_rows = &add_rows<AsHalf<Rounding::kFloat16>, T>;
+    k.outer_bfloat16_rows = &outer_rows<AsHalf<Rounding::kBfloat16>, T>;
+    k.outer_float16_rows = &outer_rows<AsHalf<Rounding::kFloat16>, T>;
   }
   k.forward = &F::run, k.backward = &B::run;
   k.forward_phase[0] = &F::template stepwise<0>;

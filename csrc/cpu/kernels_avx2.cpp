@@ -15,6 +15,7 @@
 
 #define SEQ_ISA avx2
 #define SEQ_LANE_BYTES 32
+#define SEQ_STORE_FLOAT16(p, v) _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0))
 #define SEQ_LOAD_FLOAT16(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
 #include "cpu/kernels.inl.h"
 

@@ -16,6 +16,7 @@
 #define SEQ_ISA avx512
 #define SEQ_LANE_BYTES 64
 // maskz: what GCC's plain form leaves undefined it warns of.
+#define SEQ_STORE_FLOAT16(p, v) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xFFFF, v, 0))
 #define SEQ_LOAD_FLOAT16(p) _mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
 #include "cpu/kernels.inl.h"
 

@@ -282,6 +282,35 @@ SEQ_INLINE Lanes<float> from_half(const uint16_t* p) {
   return out;
 }
 
+// kWidth numbers, rounded to the nearest of a half type.
+template <Rounding kType>
+SEQ_INLINE void to_half(Lanes<float> x, uint16_t* p) {
+#if defined(SEQ_STORE_FLOAT16)
+  if constexpr (kType == Rounding::kFloat16) {
+    SEQ_STORE_FLOAT16(p, x.v);
+    return;
+  }
+#endif
+  using Bits = Lanes<float>::Bits;
+  typedef uint16_t Halves __attribute__((vector_size(SEQ_LANE_BYTES / 2)));
+  const Lanes<float> near = kType == Rounding::kBfloat16 ? to_bfloat16(x) : to_float16(x);
+  Bits bits;
+  __builtin_memcpy(&bits, &near.v, sizeof(bits));
+  const Bits magnitude = bits & 0x7FFFFFFF, is_nan = magnitude > 0x7F800000;
+  if constexpr (kType == Rounding::kBfloat16) {
+    bits = (bits >> 16) | (is_nan & 0x40);
+  } else {
+    Lanes<float> size;
+    __builtin_memcpy(&size.v, &magnitude, sizeof(bits));
+    const Lanes<float> steps = size * Lanes<float>(0x1p24f);  // of the numbers below 2^-14
+    const Bits number =
+        magnitude < 0x38800000 ? __builtin_convertvector(steps.v, Bits) : (magnitude >> 13) - (112 << 10);
+    bits = ((bits >> 16) & 0x8000) | (magnitude < 0x7F800000 ? number : 0x7C00 | (is_nan & 0x200));
+  }
+  const Halves halves = __builtin_convertvector(bits, Halves);
+  __builtin_memcpy(p, &halves, sizeof(halves));
+}
+
 SEQ_INLINE Lanes<float> rounded(Lanes<float> x, Rounding to) {
   if (to == Rounding::kNone) return x;
   return to == Rounding::kBfloat16 ? to_bfloat16(x) : to_float16(x);

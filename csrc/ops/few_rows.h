@@ -18,6 +18,8 @@ constexpr int64_t kWeightsPerTask = 32768;
 // Rows of `width` numbers per task.
 inline int64_t grain(int64_t width) { return std::max<int64_t>(4, kWeightsPerTask / std::max<int64_t>(width, 1)); }
 
+inline bool is_half(const at::Tensor& t) { return t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kHalf; }
+
 template <class T>
 at::Tensor matrix(const T* at, int64_t rows, int64_t columns) {
   return at::from_blob(const_cast<T*>(at), {rows, columns}, at::CppTypeToScalarType<T>::value);
@@ -35,9 +37,8 @@ void dot(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const
 template <class T>
 void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, int64_t B, const T* bias, T* out) {
   const int64_t R = w.size(0), K = w.size(1);
-  const at::ScalarType type = w.scalar_type();
-  if (type == at::kBFloat16 || type == at::kHalf) {
-    const auto rows = type == at::kHalf ? kernels.dot_float16_rows : kernels.dot_bfloat16_rows;
+  if (is_half(w)) {
+    const auto rows = w.scalar_type() == at::kHalf ? kernels.dot_float16_rows : kernels.dot_bfloat16_rows;
     const auto* at = static_cast<const uint16_t*>(w.const_data_ptr());
     at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
       const std::unique_ptr<T[]> scratch(new T[4 * K]);
@@ -54,32 +55,48 @@ void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, i
     at::mm_out(to, matrix(x, B, K), w.t());
 }
 
-// out [B, K] = d [B, R] w, or += it.
+// out [B, K] = d [B, R] w, or += it; w as above.
 template <class T>
-void add_transposed(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const T* d, int64_t B, bool add,
-                    T* out) {
+void add_transposed(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* d, int64_t B, bool add, T* out) {
+  const int64_t R = w.size(0), K = w.size(1);
   if (B <= kFewToAdd) {
-    at::parallel_for(0, K, grain(R),
-                     [&](int64_t begin, int64_t end) { kernels.add_rows(w, K, R, begin, end, d, B, add, out, K); });
+    const auto by = [&](const auto rows, const auto* at) {
+      at::parallel_for(0, K, grain(R),
+                       [&](int64_t begin, int64_t end) { rows(at, K, R, begin, end, d, B, add, out, K); });
+    };
+    if (is_half(w))
+      by(w.scalar_type() == at::kHalf ? kernels.add_float16_rows : kernels.add_bfloat16_rows,
+         static_cast<const uint16_t*>(w.const_data_ptr()));
+    else
+      by(kernels.add_rows, w.const_data_ptr<T>());
     return;
   }
+  const at::Tensor weights = w.to(at::CppTypeToScalarType<T>::value);
   at::Tensor to = matrix(out, B, K);
   if (add)
-    to.addmm_(matrix(d, B, R), matrix(w, R, K));
+    to.addmm_(matrix(d, B, R), weights);
   else
-    at::mm_out(to, matrix(d, B, R), matrix(w, R, K));
+    at::mm_out(to, matrix(d, B, R), weights);
 }
 
-// out [R, K] = d [B, R]^T x [B, K]
+// out [R, K] = d [B, R]^T x [B, K]; out of T or, for float, of a half type.
 template <class T>
-void outer(const cpu::Kernels<T>& kernels, const T* d, const T* x, int64_t B, int64_t R, int64_t K, T* out) {
+void outer(const cpu::Kernels<T>& kernels, const T* d, const T* x, int64_t B, at::Tensor& out) {
+  const int64_t R = out.size(0), K = out.size(1);
   if (B <= kFewToOuter) {
-    at::parallel_for(0, R, grain(K),
-                     [&](int64_t begin, int64_t end) { kernels.outer_rows(d, R, begin, end, x, B, K, out); });
-    return;
+    const auto by = [&](const auto rows, auto* at) {
+      at::parallel_for(0, R, grain(K), [&](int64_t begin, int64_t end) { rows(d, R, begin, end, x, B, K, at); });
+    };
+    if (is_half(out))
+      by(out.scalar_type() == at::kHalf ? kernels.outer_float16_rows : kernels.outer_bfloat16_rows,
+         static_cast<uint16_t*>(out.mutable_data_ptr()));
+    else
+      by(kernels.outer_rows, out.mutable_data_ptr<T>());
+  } else if (is_half(out)) {
+    out.copy_(at::mm(matrix(d, B, R).t(), matrix(x, B, K)));
+  } else {
+    at::mm_out(out, matrix(d, B, R).t(), matrix(x, B, K));
   }
-  at::Tensor to = matrix(out, R, K);
-  at::mm_out(to, matrix(d, B, R).t(), matrix(x, B, K));
 }
 
 }  // namespace seq::ops::few_rows

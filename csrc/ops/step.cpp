@@ -26,12 +26,20 @@ struct Sizes {
   Sizes(const CellCounts& cell, const StepTensors& t, int64_t batch)
       : B(batch), I(t.w_ih.size(1)), H(t.w_hh.size(1)), GH(t.w_hh.size(0)), extra(cell.states - 1), saved(cell.saved) {}
   int64_t B, I, H, GH, extra, saved;
-  // What the backward needs of the forward, in one buffer: the saved values, c and h of the step, which the caller is
-  // free to change.
+  // What the backward needs of the forward, in one buffer of the type of computation: the saved values, c and h of the
+  // step, which the caller is free to change.
   int64_t c_at() const { return saved * B * H; }
   int64_t h_at() const { return c_at() + extra * B * H; }
   int64_t kept() const { return h_at() + B * H; }
 };
+
+template <class T>
+void set_kept(OneStepResults<T>& to, const Sizes& n, const at::Tensor& kept) {
+  if (!kept.defined()) return;
+  to.saved = kept.mutable_data_ptr<T>();
+  to.c_all = to.saved + n.c_at();
+  to.y = to.saved + n.h_at();
+}
 
 // `kept` is undefined in inference.
 template <class T>
@@ -40,11 +48,7 @@ void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const
   OneStepResults<T> to;
   to.h = to.y = out.h.mutable_data_ptr<T>();
   if (n.extra > 0) to.c = out.c.mutable_data_ptr<T>();
-  if (kept.defined()) {
-    to.saved = kept.mutable_data_ptr<T>();
-    to.c_all = to.saved + n.c_at();
-    to.y = to.saved + n.h_at();
-  }
+  set_kept(to, n, kept);
   const OneStepInputs<T> in{data_or_null<T>(t.x),
                             data_or_null<T>(t.h),
                             data_or_null<T>(t.c),
@@ -56,9 +60,10 @@ void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const
   if (out.y.defined()) std::copy_n(to.h, n.B * n.H, out.y.mutable_data_ptr<T>());
 }
 
-// The same for data of a half type, in inference: all but the weights become float on the way.
+// The same for data of a half type: all but the weights become float on the way.
 template <class S>
-void forward_half(const CellCounts& cell, const StepTensors& t, const Sizes& n, const StepOutputs& out) {
+void forward_half(const CellCounts& cell, const StepTensors& t, const Sizes& n, const StepOutputs& out,
+                  const at::Tensor& kept) {
   const std::unique_ptr<float[]> buffer(new float[n.B * n.I + 2 * (1 + n.extra) * n.B * n.H + 2 * n.GH]);
   float* next = buffer.get();
   const auto take = [&](int64_t count) { return std::exchange(next, next + count); };
@@ -76,6 +81,7 @@ void forward_half(const CellCounts& cell, const StepTensors& t, const Sizes& n, 
   OneStepResults<float> to;
   to.h = to.y = take(n.B * n.H);
   if (n.extra > 0) to.c = take(n.B * n.H);
+  set_kept(to, n, kept);
   const auto rounding = std::is_same_v<S, at::Half> ? Rounding::kFloat16 : Rounding::kBfloat16;
   one_step(cell, in, n.B, rounding, to);
   narrow(to.h, out.h);
@@ -99,7 +105,7 @@ bool wants_graph(const StepTensors& t) {
 
 using Gradients = std::array<at::Tensor, kInputs>;
 
-// dh, dc: undefined for zeros.
+// dh, dc: undefined for zeros. Weights may be of a half type, as their gradients then are; all else is of T.
 template <class T>
 Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept, const at::Tensor& dh,
                    const at::Tensor& dc, const std::array<bool, kInputs>& needs) {
@@ -136,19 +142,19 @@ Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tenso
   }
   for_places(B, n.GH, [&](const cpu::Share& share) { kernels.backward_phase[0](b, share, 0, nullptr); });
 
-  if (needs[kH]) few_rows::add_transposed(kernels, data_or_null<T>(t.w_hh), n.GH, n.H, dgh, B, true, b.dh);
+  if (needs[kH]) few_rows::add_transposed(kernels, t.w_hh, dgh, B, true, b.dh);
   if (needs[kX]) {
     g[kX] = like(kX);
-    few_rows::add_transposed(kernels, data_or_null<T>(t.w_ih), n.GH, n.I, dgx, B, false, g[kX].mutable_data_ptr<T>());
+    few_rows::add_transposed(kernels, t.w_ih, dgx, B, false, g[kX].mutable_data_ptr<T>());
   }
   if (needs[kWeightIh]) {
-    g[kWeightIh] = like(kWeightIh);
-    few_rows::outer(kernels, dgx, data_or_null<T>(t.x), B, n.GH, n.I, g[kWeightIh].mutable_data_ptr<T>());
+    g[kWeightIh] = empty(t.w_ih.sizes(), t.w_ih);
+    few_rows::outer(kernels, dgx, data_or_null<T>(t.x), B, g[kWeightIh]);
   }
   if (needs[kWeightHh]) {
-    g[kWeightHh] = like(kWeightHh);
+    g[kWeightHh] = empty(t.w_hh.sizes(), t.w_hh);
     if (t.h.defined())
-      few_rows::outer(kernels, dgh, data_or_null<T>(t.h), B, n.GH, n.H, g[kWeightHh].mutable_data_ptr<T>());
+      few_rows::outer(kernels, dgh, data_or_null<T>(t.h), B, g[kWeightHh]);
     else
       g[kWeightHh].zero_();
   }
@@ -165,12 +171,28 @@ Gradients backward(const CellCounts& cell, const StepTensors& t, const at::Tenso
   return g;
 }
 
+Gradients gradients(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept, const at::Tensor& dh,
+                    const at::Tensor& dc, const std::array<bool, kInputs>& needs) {
+  const at::ScalarType type = t.x.scalar_type();
+  if (type == at::kDouble) return backward<double>(cell, t, kept, dh, dc, needs);
+  if (type == at::kFloat) return backward<float>(cell, t, kept, dh, dc, needs);
+  const auto widened = [](const at::Tensor& s) { return s.defined() ? s.to(at::kFloat) : s; };
+  const StepTensors all{widened(t.x), widened(t.h), widened(t.c), t.w_ih, t.w_hh, t.b_ih, t.b_hh};
+  Gradients g = backward<float>(cell, all, kept, widened(dh), widened(dc), needs);
+  for (at::Tensor& each : g)
+    if (each.defined()) each = each.to(type);
+  return g;
+}
+
 StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
                     std::optional<at::IntArrayRef> output, at::Tensor* kept) {
   const Sizes n(cell, t, batch);
   StepOutputs out{output ? empty(*output, t.x) : at::Tensor(), empty(states, t.x),
                   n.extra > 0 ? empty(states, t.x) : at::Tensor()};
-  if (kept) *kept = empty(n.kept(), t.x);
+  if (kept) {
+    const at::ScalarType type = t.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    *kept = in_large_pages(at::detail::empty_cpu(n.kept(), type));
+  }
   const at::Tensor keep = kept ? *kept : at::Tensor();
   switch (t.x.scalar_type()) {
     case at::kDouble:
@@ -180,10 +202,10 @@ StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch,
       forward<float>(cell, t, n, out, keep);
       break;
     case at::kHalf:
-      forward_half<at::Half>(cell, t, n, out);
+      forward_half<at::Half>(cell, t, n, out, keep);
       break;
     default:
-      forward_half<at::BFloat16>(cell, t, n, out);
+      forward_half<at::BFloat16>(cell, t, n, out, keep);
   }
   return out;
 }
@@ -209,7 +231,7 @@ Gradients backward_with_graph(const CellCounts& cell, const StepTensors& t, cons
                     optional(shaped(dh, of_h)),
                     optional(shaped(dc, of_c)),
                     {},
-                    kept.narrow(0, n.h_at(), B * n.H).view({1, B, n.H}),
+                    kept.narrow(0, n.h_at(), B * n.H).view({1, B, n.H}).to(t.x.scalar_type()),
                     kept.narrow(0, n.c_at(), n.extra * B * n.H).view({n.extra, 1, 1, B, n.H}),
                     kept.narrow(0, 0, n.c_at()).view({n.saved > 0 ? 1 : 0, 1, B, n.saved * n.H})};
   const variable_list all = differentiable_gradients(arguments_of(cell.name, {false}, tensors), saved, wanted);
@@ -256,9 +278,8 @@ class StepFunction : public torch::autograd::Function<StepFunction> {
     variable_list out(kArguments);
     if (!dh.defined() && !dc.defined()) return out;
     const bool graph = at::GradMode::is_enabled() || !is_plain(dh) || !is_plain(dc);
-    Gradients g = graph                              ? backward_with_graph(cell, t, kept[0], dh, dc, needs)
-                  : t.x.scalar_type() == at::kDouble ? ops::backward<double>(cell, t, kept[0], dh, dc, needs)
-                                                     : ops::backward<float>(cell, t, kept[0], dh, dc, needs);
+    Gradients g =
+        graph ? backward_with_graph(cell, t, kept[0], dh, dc, needs) : gradients(cell, t, kept[0], dh, dc, needs);
     std::move(g.begin(), g.end(), out.begin());
     return out;
   }
@@ -268,7 +289,6 @@ class StepFunction : public torch::autograd::Function<StepFunction> {
 
 bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dtype, int64_t B, int64_t H) {
   if (cell.phases > 1 || cell.states > 2 || !cell.plain()) return false;
-  if ((dtype == at::kHalf || dtype == at::kBFloat16) && wants_graph(t)) return false;
   if (B == 0 || H == 0 || t.w_ih.dim() != 2 || t.w_hh.dim() != 2) return false;
   const int64_t rows = cell.gates * H, I = t.w_ih.size(1);
   if (t.w_ih.size(0) != rows || t.w_hh.size(0) != rows || t.w_hh.size(1) != H) return false;
