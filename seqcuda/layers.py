@@ -364,7 +364,9 @@ def _check_states_alike(name: str, argument: str, states: tuple[Tensor, ...], x:
 def autocast_dtype(x: Tensor, weights) -> torch.dtype | None:
     """What autocast asks to compute in, or None. It leaves float64 data with float64 weights as they are."""
     device = x.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    # A compiler, which torch 2.11's does not let ask, traces no data without a device.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
+    if not (available and torch.is_autocast_enabled(device)):
         return None
     if not x.is_floating_point() or (x.dtype == torch.float64 and weights[0].dtype == torch.float64):
         return None

@@ -177,6 +177,10 @@ def test_what_goes_the_general_way(kind):
     module, x, hx = call(kind)
     weights = list(module.parameters())
     assert quick(module, x, hx) is not None
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C._dispatch_key_parse("Named"))):
+        assert quick(module, x, hx) is not None
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)):
+        assert quick(module, x, hx) is None
 
     class Subclass(torch.Tensor):
         pass
