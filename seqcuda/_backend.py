@@ -155,11 +155,6 @@ def has_stacks(device: torch.device) -> bool:
     return device.type in _STACKS
 
 
-def has_heads(device: torch.device) -> bool:
-    """Whether the engines of a device multiply the blocks of a block-diagonal weight_hh alone."""
-    return device.type == "cpu"
-
-
 def quick_call(
     cell_name: str, input, hx, weights, layers: int = 0, directions: int = 1, batch_first: bool = False,
     save: str = "all",

@@ -47,8 +47,6 @@ def sequence(walk: Walk, inputs: Inputs, computed: tuple[Tensor, ...] | None = N
     engine = _backend.choose(walk.cell.name, inputs.x, _has_tangents(walk, inputs))
     if engine == "reference":
         return reference.sequence(walk, inputs)
-    if not _backend.has_heads(inputs.x.device) and heads_of(walk.cell, inputs.weights) > 1:
-        inputs = Inputs.from_tensors(_with_w_hh(inputs.tensors(), lambda w: dense(w, walk.cell.gates)))
     tensors = inputs.tensors()
     # Which hide what requires gradients, or has a tangent.
     transformed = torch._C._are_functorch_transforms_active() or _backend.forward_mode()
@@ -79,8 +77,7 @@ def stack(walk: Walk, inputs: Inputs) -> list[tuple[Tensor, ...] | None]:
         inputs: as for one layer, with the layers in the place of the directions and the weights of all of them.
     """
     layers = len(inputs.weights) // WEIGHTS_PER_DIRECTION
-    whole = heads_of(walk.cell, inputs.weights) == 1
-    if torch.compiler.is_compiling() or not (whole and _backend.has_stacks(inputs.x.device)):
+    if torch.compiler.is_compiling() or not _backend.has_stacks(inputs.x.device):
         return [None] * layers
     engine = _backend.choose(walk.cell.name, inputs.x)
     if engine == "reference" or torch._C._are_functorch_transforms_active() or _backend.forward_mode():

@@ -23,6 +23,7 @@ from walks import (
     assert_members_as_alone,
     assert_results,
     joined,
+    members_and_alone,
     op_outputs_and_gradients,
     outputs_and_gradients,
     problems,
@@ -50,8 +51,10 @@ OPTIONS = {
     "decay, dropout, zoneout": {"factors": ("decay", "drop", "mask"), "reverse": (False, True), "ragged": "lengths"},
     "zoneout, lean, detached": {"factors": ("decay", "keep"), "resets": True, "save": "states", "detach_every": 2},
     "more than one block": {"T": 3, "B": 9, "H": 70, "ragged": "lengths", "resets": True},
+    "heads, both, packed": {"H": 6, "heads": 3, "reverse": (False, True), "ragged": "packed", "resets": True},
+    "heads, lean, zoneout": {"H": 70, "heads": 2, "factors": ("decay", "keep"), "save": "states", "ragged": "lengths"},
 }
-BETWEEN = {"factors", "detach_every"}  # what happens between the steps
+STEPWISE = {"factors", "detach_every", "heads"}  # what no other engine does
 # What each engine can run.
 ENGINES = [("stepwise", cell, dtype, name) for cell in STRUCTS for dtype in DTYPES for name in OPTIONS]
 ENGINES += [
@@ -60,7 +63,7 @@ ENGINES += [
     for cell in cells
     for dtype in DTYPES[1:]
     for name, options in OPTIONS.items()
-    if not BETWEEN & options.keys()
+    if not STEPWISE & options.keys()
 ]
 
 
@@ -104,7 +107,7 @@ def test_stepwise_with_the_parameters_of_a_cell(place, cell):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", [name for name, options in OPTIONS.items() if "heads" not in options])
 def test_stepwise_projected(place, options, dtype):
     place.check(Problem("lstm", P=3, **OPTIONS[options]), dtype)
 
@@ -115,10 +118,61 @@ def test_gradients_of_weights_by_groups(place, options):
         assert_groups_add_up(Problem(cell, B=6, save="states", **options), place.ops, place.device)
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
-def test_members_give_what_they_give_alone(place, cell):
-    for options in ({}, {"ragged": "lengths", "resets": True, "reverse": (False, True), "save": "states"}):
-        assert_members_as_alone(Problem(cell, **options), place.ops, place.device)
+MEMBERS = {
+    "padded": {},
+    "both, lengths, resets, lean": OPTIONS["both, lengths, resets, lean"],
+    "packed": {"ragged": "packed", "resets": True, "bias": False},
+    "one step": {"T": 1, "B": 1, "initial": False},
+    "more than one block": OPTIONS["more than one block"],
+    "factors": {"factors": ("decay", "drop", "keep"), "reverse": (True,), "detach_every": 2, "save": "states"},
+    "heads": {"H": 6, "heads": 3, "reverse": (False, True), "ragged": "lengths"},
+}
+
+
+@pytest.mark.parametrize("options", MEMBERS)
+@pytest.mark.parametrize("cell", STRUCTS)
+def test_members_give_what_they_give_alone(place, cell, options):
+    assert_members_as_alone(Problem(cell, **MEMBERS[options]), place.ops, place.device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("options", [{"H": 6, "heads": 2, "save": "states"}, {"P": 3, "ragged": "lengths"}], ids=str)
+def test_members_of_any_dtype(place, dtype, options):
+    for cell in ("lstm",) if "P" in options else ("gru_reset_before", "lstm", "slstm"):
+        assert_members_as_alone(Problem(cell, resets=True, **options), place.ops, place.device, dtype=dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"H": 6, "heads": 3}, {"P": 3}], ids=str)
+def test_gradients_of_the_weights_of_members_by_groups(place, options):
+    for cell in ("lstm",) if "P" in options else STRUCTS:
+        problem = Problem(cell, B=6, resets=True, reverse=(False, True), **options)
+        assert_members_as_alone(problem, place.ops, place.device, groups=3)
+
+
+def test_members_that_are_walked_one_by_one_or_are_one_give_the_same_bits(place):
+    walk = {"ragged": "lengths", "resets": True, "reverse": (False, True)}
+    for engine, cell, members in (("stepwise", "lstm", 1), ("cluster", "gru", 2), ("group", "slstm", 2)):
+        for dtype in (torch.float32, torch.bfloat16):
+            problem = Problem(cell, **walk)
+            for ours, alone, _ in members_and_alone(problem, place.ops, place.device, engine, dtype, members=members):
+                assert torch.equal(ours, alone)
+
+
+@pytest.mark.parametrize(
+    ("members", "heads", "products"),
+    [(1, 1, {"mm": 9}), (3, 1, {"bmm": 9}), (1, 2, {"mm": 1, "bmm": 8}), (3, 2, {"bmm": 1 + 3 * 8})],
+)
+def test_a_product_is_of_all_members_or_of_all_heads(emulated, members, heads, products):
+    """One of the input, then one for each phase of each step."""
+    problem = Problem("gru_reset_before", T=4, H=6, heads=heads, initial=False)
+    inputs = problem.inputs()
+    weights = [None if w is None else torch.stack([w] * members) for w in inputs.weights]
+    with torch.autograd.profiler.profile() as profile:
+        emulated.sequence(
+            problem.cell, torch.stack([inputs.x] * members), weights, *(None,) * 7, (False,), "all", "stepwise"
+        )
+    seen = {event.key.removeprefix("aten::"): event.count for event in profile.key_averages()}
+    assert {name: seen[name] for name in ("mm", "bmm") if name in seen} == products
 
 
 @pytest.mark.parametrize(
@@ -136,9 +190,8 @@ def test_any_problem(place, engine, dtype):
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)
     @given(problems())
     def run(problem):
-        problem = replace(problem, heads=1)
         if engine in ON_CHIP:
-            problem = replace(problem, factors=(), detach_every=0, P=None)
+            problem = replace(problem, factors=(), detach_every=0, P=None, heads=1)
         if engine == "stepwise" or problem.cell in ON_CHIP[engine]:
             place.check(problem, dtype, engine)
 

@@ -113,6 +113,7 @@ def test_faults_are_noticed(emulated, cell, name):
     [
         (Problem("lstm"), torch.float64, "no float64"),
         (Problem("lstm", P=3), torch.float32, "no projection"),
+        (Problem("lstm", H=6, heads=3), torch.float32, "no heads, weight_hh is of 3 blocks"),
         (Problem("gru_reset_before"), torch.float32, "gru_reset_before has more than one phase"),
         (Problem("lstm_peephole"), torch.float32, "lstm_peephole has .* parameters"),
         (Problem("lstm", factors=("decay",)), torch.float32, "no factors between the steps"),

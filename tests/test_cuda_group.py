@@ -50,10 +50,11 @@ def test_faults_are_noticed(emulated, name):
     [
         (Problem("lstm"), torch.float64, "no float64"),
         (Problem("lstm", P=3), torch.float32, "no projection"),
+        (Problem("lstm", H=6, heads=3), torch.float32, "no heads, weight_hh is of 3 blocks"),
         (Problem("gru_reset_before"), torch.float32, "gru_reset_before has more than one phase"),
         (Problem("lstm", T=1, B=1, H=1600), torch.float32, "40000 KiB for 1600 hidden units.* the 132 multiprocessors"),
     ],
-    ids=["float64", "projection", "phases", "size"],
+    ids=["float64", "projection", "heads", "phases", "size"],
 )
 def test_what_it_cannot_run_is_refused(emulated, problem, dtype, message):
     with pytest.raises(RuntimeError, match=f"engine group cannot run this layer: .*{message}"):

@@ -172,8 +172,11 @@ def op_outputs_and_gradients(
     return [t.cpu() for part in _call(problem, tensors, ops, engine, weigh) for t in part]
 
 
-def _call(problem: Problem, tensors: list[Tensor | None], ops, engine: str, weigh) -> tuple[list[Tensor], list[Tensor]]:
-    """Of a bare op pair: the outputs, and the gradients of them weighted by what `weigh` says of them."""
+def _call(
+    problem: Problem, tensors: list[Tensor | None], ops, engine: str, weigh, groups: int = 0
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Of a bare op pair: the outputs, and the gradients of them weighted by what `weigh` says of them, those of the
+    weights by so many groups of rows."""
     inputs = Inputs.from_tensors(tuple(tensors))
     states = (inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes, inputs.resets, inputs.reset_h, inputs.reset_c)
     walk = (problem.cell, inputs.x, inputs.weights, *states)
@@ -183,32 +186,50 @@ def _call(problem: Problem, tensors: list[Tensor | None], ops, engine: str, weig
     needs = [i in differentiable(tensors) for i in range(len(tensors))]
     grads = (*weigh(outputs), *([] if problem.return_states else [None]))
     *of_inputs, of_weights = ops.sequence_backward(
-        problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, engine, needs, 0, *additions
+        problem.cell, *grads, *walk[1:], y, c_all, saved, problem.reverse, engine, needs, groups, *additions
     )
     x, h0, c0, *others = of_inputs
     gradients = (x, h0, c0, None, None, None, *others, None, None, None, *of_weights)
     return outputs, [g for g, need in zip(gradients, needs, strict=True) if need]
 
 
-def assert_members_as_alone(problem: Problem, ops, device: str = "cpu", engine: str = "auto", members: int = 3) -> None:
-    """Several layers in one call of a bare op pair: each gives what it gives alone. Packed data is packed alike."""
+def members_and_alone(
+    problem: Problem, ops, device: str = "cpu", engine: str = "auto", dtype=torch.float64, groups: int = 0,
+    members: int = 3,
+) -> list[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+    """Of each of several layers what it gives in one call of a bare op pair with the others, what alone, and what alone
+    in float64. Packed data is packed alike."""
     each = []
-    for seed in range(members):
-        tensors = problem.inputs() if problem.ragged == "packed" else replace(problem, seed=seed).inputs()
-        scaled = [t * (1 + seed) if t is not None and t.is_floating_point() else t for t in tensors.tensors()]
+    for m in range(members):
+        tensors = tensors_for(problem if problem.ragged == "packed" else replace(problem, seed=m), dtype)
+        scaled = [t * 0.5**m if t is not None and t.is_floating_point() else t for t in tensors]
         each.append([t if t is None or i == 4 else t.to(device) for i, t in enumerate(scaled)])
     together = [
         parts[0] if parts[0] is None or i == 4 else torch.stack(parts)
         for i, parts in enumerate(zip(*each, strict=True))
     ]
 
-    def run(tensors: list[Tensor | None]) -> list[Tensor]:
-        outputs, gradients = _call(problem, tensors, ops, engine, lambda outputs: [o.cos() for o in outputs])
+    def run(tensors: list[Tensor | None], engine: str = engine) -> list[Tensor]:
+        outputs, gradients = _call(problem, tensors, ops, engine, lambda outputs: [o.cos() for o in outputs], groups)
         return [*outputs, *gradients]
 
-    ours = run(together)
+    ours, results = run(together), []
     for m, own in enumerate(each):
-        assert_close_to_exact(joined([t[m] for t in ours]), joined(run(own)))
+        in_float64 = [t.double() if t is not None and t.is_floating_point() else t for t in own]
+        alone = joined(run(own))
+        exact = alone if dtype == torch.float64 else joined(run(in_float64, "auto"))
+        results.append((joined([t[m] for t in ours]), alone, exact))
+    return results
+
+
+def assert_members_as_alone(
+    problem: Problem, ops, device: str = "cpu", engine: str = "auto", dtype=torch.float64, groups: int = 0
+) -> None:
+    for ours, alone, exact in members_and_alone(problem, ops, device, engine, dtype, groups):
+        if dtype == torch.float64:
+            assert_close_to_exact(ours, alone)
+        else:
+            assert_within_rule(ours, alone, exact)
 
 
 def gradients_of_weights(problem: Problem, ops, groups: int, rows: slice = slice(None), device: str = "cpu"):

@@ -4,6 +4,10 @@
 // Legend: engine/problem.h, with these differences. Lengths lie on the device, so that rows are not sorted: a place is
 // a row of the batch, a dense row is a data row, and a row past its length is skipped by its threads. Pointers are to
 // device memory; S is the type of the data, T the type of computation (float for the half types).
+//
+// Several layers of one kind, the members of a call, are walked by the same launch. Pointers are to what the first has;
+// `apart` says how many bytes after that the next one's lies. With heads, the gates of a row lie by head,
+// [heads, G, H/heads], and so does what is saved; all else lies as without.
 #pragma once
 
 #include <algorithm>
@@ -23,9 +27,13 @@ struct Step {
   int64_t t = -1, first = 0, alive = 0;
 };
 
+// As many as a grid has blocks in its third dimension.
+constexpr int64_t kMostMembers = 65535;
+
 // One direction of a layer.
 struct Walk {
-  int64_t hidden = 0, width = 0;
+  int64_t members = 1;
+  int64_t hidden = 0, width = 0, head_hidden = 0;
   const int64_t* lengths = nullptr;              // [B] or null: row b takes part in the steps t < lengths[b]
   const bool* resets = nullptr;                  // [data rows] or null
   const void *b_ih = nullptr, *b_hh = nullptr;   // S [G*H] or null
@@ -42,6 +50,10 @@ struct Walk {
   int64_t saved_width = 0;
   const void* unit = nullptr;  // S [U*H]; null: zeros
   double options[kMaxOptions] = {};
+  struct {
+    int64_t lengths, resets, b_ih, b_hh, h0, reset_h, c0, reset_c, y, c_all, unit;
+    Factors<int64_t> factors;
+  } apart{};
 };
 
 struct Forward : Walk {
@@ -49,6 +61,9 @@ struct Forward : Walk {
   void* dropped = nullptr;  // S [B, P]: the same times `drop`, where there is one
   void* c = nullptr;        // T [S-1][B, H], planes state_plane apart: the same
   void* operand = nullptr;  // S [B, H]: what the next phase's product reads, and h before its projection
+  struct {
+    int64_t h, dropped, c, operand;
+  } states_apart{};
 };
 
 struct ForwardStep {
@@ -56,6 +71,9 @@ struct ForwardStep {
   const void* gx = nullptr;  // T [rows of now, G, H], without bias
   const void* gh = nullptr;  // T [rows of now, gates of the phase, H], without bias; for `project` h, [rows of now, P]
   void* saved = nullptr;     // T [rows of now, saved_width]; null: not kept
+  struct {
+    int64_t gx, gh, saved;
+  } apart{};
 };
 
 struct Backward : Walk {
@@ -66,6 +84,9 @@ struct Backward : Walk {
   void* dc = nullptr;                             // T [S-1][B, H], planes state_plane apart
   void *dreset_h = nullptr, *dreset_c = nullptr;  // T, like dh and dc, or null
   Factor<void> ddecay_h, ddecay_c;                // T
+  struct {
+    int64_t dy, dc_all, dh, dc, dreset_h, dreset_c, ddecay_h, ddecay_c;
+  } grads_apart{};
 };
 
 struct BackwardStep {
@@ -76,6 +97,9 @@ struct BackwardStep {
   const void* product = nullptr;        // T [rows of after, P]: what the gates of `after` give to dh; null: nothing
   void *dgx = nullptr, *dgh = nullptr;  // S [rows of now, G, H]
   void* dh_out = nullptr;               // S [rows of now, P]: the whole gradient of a projected h
+  struct {
+    int64_t saved, d_operand, product, dgx, dgh, dh_out;
+  } apart{};
 };
 
 constexpr int kStepsPerTable = 256;  // a table travels as an argument of its kernel: nothing is copied from the host
@@ -100,6 +124,9 @@ struct Rows {
   void* saved = nullptr;                    // T [rows, saved_width]
   void* out = nullptr;                      // S [rows, width of what is asked for]
   const void* dgx = nullptr;                // S [rows, G, H]
+  struct {
+    int64_t gx, gh, saved, out, dgx;
+  } apart{};
 };
 
 // One cell for one type of data. Phases by number; the backward's last phase comes first.

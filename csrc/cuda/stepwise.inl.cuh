@@ -33,6 +33,7 @@ __device__ void enter_c(const Forward& f, const Step& next, int64_t b, int64_t u
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) begin(Forward f, int64_t batch, Step first) {
+  to_member(f);
   using W = Stepwise<Cell, S>;
   const int64_t b = this_row(), u = this_unit();
   if (b >= batch) return;
@@ -52,6 +53,7 @@ __global__ void __launch_bounds__(kThreads) begin(Forward f, int64_t batch, Step
 // Whoever takes no part returns at once; the last phase also acts for the rows that only begin at the next step.
 template <class Cell, class S, int kPhase>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, ForwardStep s) {
+  to_member(f), to_member(s);
   using W = Stepwise<Cell, S>;
   using Traits = typename W::Traits;
   using L = typename W::L;
@@ -105,6 +107,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) project(Forward f, ForwardStep s) {
+  to_member(f), to_member(s);
   using T = Compute<S>;
   using L = Lane<T>;
   const int64_t b = this_row(), u = this_unit(), P = f.width, row = s.now.first + b;
@@ -165,6 +168,7 @@ __device__ Lane<T> take_part(const Factor<const void>& keep, int64_t t, int64_t 
 // The last phase, which comes first, also acts for the rows that have their first step after this one.
 template <class Cell, class S, int kPhase>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, BackwardStep s) {
+  to_member(w), to_member(s);
   using W = Stepwise<Cell, S>;
   using Traits = typename W::Traits;
   using L = typename W::L;
@@ -206,8 +210,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
     }
 #pragma unroll
     for (int g = 0; g < W::kGates; ++g) {
-      dgx[g] = kLast ? L(0) : load<S>(s.dgx, (b * W::kGates + g) * H + u);
-      dgh[g] = kLast ? L(0) : load<S>(s.dgh, (b * W::kGates + g) * H + u);
+      dgx[g] = kLast ? L(0) : load<S>(s.dgx, W::at_gate(w, b, W::kGates, g, u));
+      dgh[g] = kLast ? L(0) : load<S>(s.dgh, W::at_gate(w, b, W::kGates, g, u));
     }
 
     Traits::template backward<kPhase>(saved, state, state_new, p, ds, d_operand, dgx, dgh);
@@ -217,8 +221,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
     }
 #pragma unroll
     for (int g = 0; g < W::kGates; ++g) {
-      store<S>(s.dgx, (b * W::kGates + g) * H + u, dgx[g]);
-      if (!Traits::kSameGrads) store<S>(s.dgh, (b * W::kGates + g) * H + u, dgh[g]);
+      store<S>(s.dgx, W::at_gate(w, b, W::kGates, g, u), dgx[g]);
+      if (!Traits::kSameGrads) store<S>(s.dgh, W::at_gate(w, b, W::kGates, g, u), dgh[g]);
     }
   }
   if (!projected) store<T>(w.dh, b * H + u, ds[0]);
@@ -228,6 +232,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) backward_project(Backward w, BackwardStep s) {
+  to_member(w), to_member(s);
   using T = Compute<S>;
   const int64_t b = this_row(), u = this_unit(), P = w.width;
   const bool part = takes_part(w, s.now, b);
@@ -243,6 +248,7 @@ __global__ void __launch_bounds__(kThreads) backward_project(Backward w, Backwar
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) finish(Backward w, int64_t batch, BackwardStep s) {
+  to_member(w), to_member(s);
   using W = Stepwise<Cell, S>;
   using T = Compute<S>;
   const int64_t b = this_row(), u = this_unit();
@@ -258,13 +264,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) finish(Backward w, in
 template <class Cell, class S, int kPhase>
 Error launch_forward(const Forward& f, const ForwardStep& s, Stream stream) {
   const int64_t rows = kPhase == Stepwise<Cell, S>::kLastPhase ? rows_of(s.now, s.next) : s.now.alive;
-  return launch_over(rows, f.hidden, stream, &forward<Cell, S, kPhase>, f, s);
+  return launch_over(f.members, rows, f.hidden, stream, &forward<Cell, S, kPhase>, f, s);
 }
 
 template <class Cell, class S, int kPhase>
 Error launch_backward(const Backward& w, const BackwardStep& s, Stream stream) {
   const int64_t rows = kPhase == Stepwise<Cell, S>::kLastPhase ? rows_of(s.now, s.after) : s.now.alive;
-  return launch_over(rows, w.hidden, stream, &backward<Cell, S, kPhase>, w, s);
+  return launch_over(w.members, rows, w.hidden, stream, &backward<Cell, S, kPhase>, w, s);
 }
 
 template <class Cell, class S, int kPhase>
@@ -282,12 +288,12 @@ Kernels table_of() {
   using Traits = CellTraits<Cell>;
   Kernels k{};
   k.begin = [](const Forward& f, int64_t batch, const Step& first, Stream stream) {
-    return launch_over(batch, std::max(f.hidden, f.width), stream, &begin<Cell, S>, f, batch, first);
+    return launch_over(f.members, batch, std::max(f.hidden, f.width), stream, &begin<Cell, S>, f, batch, first);
   };
   k.forward[0] = &launch_forward<Cell, S, 0>;
   k.backward[0] = &launch_backward<Cell, S, 0>;
   k.finish = [](const Backward& w, int64_t batch, const BackwardStep& s, Stream stream) {
-    return launch_over(batch, std::max(w.hidden, w.width), stream, &finish<Cell, S>, w, batch, s);
+    return launch_over(w.members, batch, std::max(w.hidden, w.width), stream, &finish<Cell, S>, w, batch, s);
   };
   k.entering = [](const Walk& w, const StepTable& table, const Rows& rows, Stream stream) {
     return launch_over_table(w.width, &entering<Cell, S>, w, table, rows, stream);
@@ -301,10 +307,10 @@ Kernels table_of() {
   }
   if constexpr (Traits::projects()) {
     k.project = [](const Forward& f, const ForwardStep& s, Stream stream) {
-      return launch_over(rows_of(s.now, s.next), f.width, stream, &project<Cell, S>, f, s);
+      return launch_over(f.members, rows_of(s.now, s.next), f.width, stream, &project<Cell, S>, f, s);
     };
     k.backward_project = [](const Backward& w, const BackwardStep& s, Stream stream) {
-      return launch_over(rows_of(s.now, s.after), w.width, stream, &backward_project<Cell, S>, w, s);
+      return launch_over(w.members, rows_of(s.now, s.after), w.width, stream, &backward_project<Cell, S>, w, s);
     };
     k.unprojected = [](const Walk& w, const StepTable& table, const Rows& rows, Stream stream) {
       return launch_over_table(w.hidden, &unprojected<Cell, S>, w, table, rows, stream);

@@ -32,6 +32,7 @@ __device__ TableRow row_of_table(const StepTable& table, int64_t r) {
 
 template <class Cell, class S, int kPhase>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) recompute(Walk w, StepTable table, Rows rows) {
+  to_member(w), to_member(rows);
   using W = Stepwise<Cell, S>;
   using L = typename W::L;
   const int64_t r = this_row(), u = this_unit(), H = w.hidden;
@@ -64,6 +65,7 @@ __device__ void gather(const Walk& w, const StepTable& table, const Rows& rows, 
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) entering(Walk w, StepTable table, Rows rows) {
+  to_member(w), to_member(rows);
   using W = Stepwise<Cell, S>;
   gather<S>(w, table, rows, w.width, [&](const TableRow& at, int64_t, int64_t u) {
     return times<typename W::T>(w.factors.drop, at.now.t, at.b, u, W::entering_h(w, at.now, at.before, at.b, u));
@@ -72,6 +74,7 @@ __global__ void __launch_bounds__(kThreads) entering(Walk w, StepTable table, Ro
 
 template <class Cell, class S, int kPhase>
 __global__ void __launch_bounds__(kThreads) operand(Walk w, StepTable table, Rows rows) {
+  to_member(w), to_member(rows);
   using W = Stepwise<Cell, S>;
   gather<S>(w, table, rows, w.hidden, [&](const TableRow& at, int64_t r, int64_t u) {
     typename W::L saved[W::kSavedOrOne], state[W::kStates];
@@ -83,6 +86,7 @@ __global__ void __launch_bounds__(kThreads) operand(Walk w, StepTable table, Row
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) unprojected(Walk w, StepTable table, Rows rows) {
+  to_member(w), to_member(rows);
   using W = Stepwise<Cell, S>;
   gather<S>(w, table, rows, w.hidden, [&](const TableRow& at, int64_t r, int64_t u) {
     typename W::L saved[W::kSavedOrOne], state_new[W::kStates];
@@ -97,6 +101,7 @@ __global__ void __launch_bounds__(kThreads) unprojected(Walk w, StepTable table,
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kThreads) unit_gradient(Walk w, StepTable table, Rows rows) {
+  to_member(w), to_member(rows);
   using W = Stepwise<Cell, S>;
   using L = typename W::L;
   using T = typename W::T;
@@ -112,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) unit_gradient(Walk w, StepTable tabl
     state_new[0] = w.width == H ? load<S>(w.y, row * w.y_stride + u) : L(0);
     for (int e = 0; e < W::kExtra; ++e) state_new[1 + e] = load<T>(w.c_all, e * w.c_all_plane + row * H + u);
     if (W::has_keep(w)) W::load_new(w, rows.saved, r, u, state_new);
-    for (int g = 0; g < W::kGates; ++g) dgx[g] = load<S>(rows.dgx, (r * W::kGates + g) * H + u);
+    for (int g = 0; g < W::kGates; ++g) dgx[g] = load<S>(rows.dgx, W::at_gate(w, r, W::kGates, g, u));
     Cell::unit_gradient(state, state_new, dgx, d);
   }
   for (int j = 0; j < kUnit; ++j) store<T>(rows.out, (r * kUnit + j) * H + u, d[j]);
@@ -120,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) unit_gradient(Walk w, StepTable tabl
 
 Error launch_over_table(int64_t units, void (*kernel)(Walk, StepTable, Rows), const Walk& w, const StepTable& table,
                         const Rows& rows, Stream stream) {
-  return launch_over(table.start[1 + table.count] - table.start[1], units, stream, kernel, w, table, rows);
+  return launch_over(w.members, table.start[1 + table.count] - table.start[1], units, stream, kernel, w, table, rows);
 }
 
 }  // namespace

@@ -50,6 +50,34 @@ class Member {
   int64_t members_, member_;
 };
 
+// The call of one layer as one of a single member, and its results back; what is not wanted stays empty.
+inline at::Tensor with_member(const at::Tensor& t) { return t.unsqueeze(0); }
+inline OptionalTensor with_member(const OptionalTensor& t) {
+  return t.has_value() && t->defined() ? OptionalTensor(t->unsqueeze(0)) : t;
+}
+inline Arguments with_member(const Arguments& a) {
+  Arguments one = a;
+  one.x = with_member(a.x);
+  for (auto& w : one.weights) w = with_member(w);
+  one.h0 = with_member(a.h0), one.c0 = with_member(a.c0), one.lengths = with_member(a.lengths);
+  one.resets = with_member(a.resets), one.reset_h = with_member(a.reset_h), one.reset_c = with_member(a.reset_c);
+  one.factors = a.factors.each([](const OptionalTensor& t) { return with_member(t); });
+  return one;
+}
+inline Saved with_member(const Saved& s) {
+  return {with_member(s.grad_y), with_member(s.grad_h_n), with_member(s.grad_c_n), with_member(s.grad_c_all),
+          with_member(s.y),      with_member(s.c_all),    with_member(s.saved)};
+}
+inline at::Tensor of_one_member(const at::Tensor& t) { return t.dim() > 1 || t.numel() > 0 ? t.select(0, 0) : t; }
+inline std::vector<at::Tensor> of_one_member(std::vector<at::Tensor> list) {
+  for (at::Tensor& t : list) t = of_one_member(t);
+  return list;
+}
+template <class... Parts>
+std::tuple<Parts...> of_one_member(const std::tuple<Parts...>& all) {
+  return std::apply([](const Parts&... parts) { return std::tuple<Parts...>(of_one_member(parts)...); }, all);
+}
+
 // call(m) for every member: side by side, one to a thread of the pool, as far as they are enough for all threads; what
 // is left one after the other, with all threads, of which a member alone can use `threads_of_one`.
 template <class Call>

@@ -44,7 +44,8 @@ int compute_capability(const at::Device&) { return static_cast<int>(emulated_cap
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   TORCH_CHECK_WITH(OutOfMemoryError, products_until_out_of_memory-- != 0, "out of memory, on purpose");
   check_launch(emulation::give(pointer(stream_now), [=]() mutable -> const char* {
-    at::mm_out(out, a.to(out.scalar_type()), b.to(out.scalar_type()));
+    const at::Tensor left = a.to(out.scalar_type()), right = b.to(out.scalar_type());
+    out.dim() == 3 ? at::bmm_out(out, left, right) : at::mm_out(out, left, right);
     return nullptr;
   }));
 }
@@ -142,7 +143,7 @@ void step_without_memory(const std::string& cell, int64_t length) {
   Forward f;
   Backward b;
   for (Walk* walk : {static_cast<Walk*>(&f), static_cast<Walk*>(&b)})
-    walk->hidden = walk->width = walk->y_stride = 70, walk->lengths = lengths.data();
+    walk->hidden = walk->head_hidden = walk->width = walk->y_stride = 70, walk->lengths = lengths.data();
   b.dy_stride = 70;
   ForwardStep forward;
   forward.now = first, forward.next = second;

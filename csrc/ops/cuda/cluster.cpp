@@ -65,6 +65,8 @@ struct Exchange {
   cuda::GroupMemory memory;
 };
 
+void* pointer_to(const at::Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
+
 // Where the rows of packed data lie goes to the kernels in a table.
 int64_t most_steps(const Layer& layer) { return layer.packed ? cuda::kStepsPerTable : kAnySteps; }
 
@@ -75,7 +77,7 @@ class OnChipWalk {
       : kernels(*engine.kernels(c.layer.cell.index, math_of(c.layer))),
         shape((backward ? engine.backward_shape : engine.forward_shape)(cluster_layer(c.layer))),
         c_(c) {
-    if (c.lengths.defined()) order_ = at::argsort(c.lengths, /*stable=*/true, /*dim=*/0, /*descending=*/true);
+    if (c.lengths.defined()) order_ = at::argsort(of_first(c.lengths), /*stable=*/true, /*dim=*/0, /*descending=*/true);
     for (const auto& w : c.weights) {
       weights_.push_back(at::empty({cuda::packed_bytes(cluster_layer(c.layer))}, c.x.options().dtype(at::kByte)));
       check_launch(kernels.pack(w.w_hh.data_ptr(), c.layer.hidden, backward, weights_.back().data_ptr(), c.stream()));
@@ -118,7 +120,7 @@ class ClusterForward : public LayerForward {
       on_chip_.set(walks[d], d, c_.chunk(k0, k1, d));
       walks[d].walk = directions_[d].f;
       walks[d].gx = directions_[d].gx.data_ptr();
-      walks[d].saved = row_pointer(directions_[d].saved, 0);
+      walks[d].saved = pointer_to(directions_[d].saved);
     }
     const Exchange exchange(on_chip_.shape, c_.x.options());
     check_launch(on_chip_.kernels.forward(walks.data(), on_chip_.shape, exchange.memory, c_.stream()));
@@ -141,7 +143,7 @@ class ClusterBackward : public LayerBackward {
       const Chunk chunk = c_.chunk(k0, k1, d);
       on_chip_.set(walks[d], d, chunk);
       walks[d].walk = dir.b;
-      walks[d].saved = row_pointer(dir.saved, 0);
+      walks[d].saved = pointer_to(dir.saved);
       walks[d].saved_first = saved_first(chunk);
       walks[d].dgx = dir.dgx.data_ptr(), walks[d].dgh = dir.dgh.data_ptr();
     }
@@ -156,6 +158,7 @@ class ClusterBackward : public LayerBackward {
 std::string refusal(const Layer& layer, int capability, const OnChip& engine) {
   if (layer.dtype == at::kDouble) return "it has no float64";
   if (layer.projected()) return "it has no projection, weight_hr makes h " + std::to_string(layer.width) + " wide";
+  if (layer.heads > 1) return "it has no heads, weight_hh is of " + std::to_string(layer.heads) + " blocks";
   if (layer.has_factors) return "it has no factors between the steps (decay, dropout, zoneout)";
   if (layer.detaches) return "it has no detach_every";
   return engine.refusal(cluster_layer(layer), capability);

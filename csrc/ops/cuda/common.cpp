@@ -7,13 +7,16 @@ namespace seq::ops {
 namespace {
 
 // The plan of the rows that the host knows of: lengths on the device are none of it.
-PlanStorage plan_without_lengths(Arguments a, const Layer& layer) {
-  a.lengths.reset();
-  return make_plan(a, layer);
+PlanStorage plan_without_lengths(const Arguments& a, const Layer& layer) {
+  Arguments known;
+  known.batch_sizes = a.batch_sizes;
+  return make_plan(known, layer);
 }
 
-void* pointer(const at::Tensor& t, int64_t element = 0) {
-  return t.defined() ? static_cast<char*>(t.data_ptr()) + element * static_cast<int64_t>(t.element_size()) : nullptr;
+// x [M, T, B, I] or [M, N, I] as [M, data rows, I]; what the members share stays expanded.
+at::Tensor rows_of(const at::Tensor& x, const Layer& layer) {
+  const at::Tensor rows = x.reshape({x.size(0), layer.rows, layer.input});
+  return rows.select(0, 0).is_contiguous() ? rows : rows.contiguous();
 }
 
 }  // namespace
@@ -24,13 +27,18 @@ bool tf32_allowed() {
 }
 
 CudaLayer::CudaLayer(const Arguments& a, const Layer& layer)
+    : CudaLayer(members_of(a) > 0 ? a : with_member(a), layer, /*alone=*/members_of(a) == 0) {}
+
+CudaLayer::CudaLayer(const Arguments& a, const Layer& layer, bool alone)
     : layer(layer),
+      alone(alone),
+      members(a.x.size(0)),
       kernels(cuda::stepwise_kernels(layer.cell.index, type_of(layer.dtype))),
       reverse(a.reverse),
       options(a.options),
       plan(plan_without_lengths(a, layer)),
       compute(a.x.options().dtype(layer.compute)),
-      x(a.x.reshape({layer.rows, layer.input}).contiguous()),
+      x(rows_of(a.x, layer)),
       h0(contiguous(a.h0)),
       c0(contiguous(a.c0)),
       reset_h(contiguous(a.reset_h)),
@@ -45,8 +53,10 @@ CudaLayer::CudaLayer(const Arguments& a, const Layer& layer)
   }
   for (int64_t d = 0; d < layer.directions; ++d) {
     const auto* w = &a.weights[Layer::kWeights * d];
-    weights.push_back(
-        {contiguous(w[0]), contiguous(w[1]), contiguous(w[2]), contiguous(w[3]), contiguous(w[4]), contiguous(w[5])});
+    at::Tensor w_hh = by_head(contiguous(w[1]), layer, 1);
+    if (w_hh.defined()) w_hh = w_hh.unflatten(1, {layer.heads, -1});
+    weights.push_back({by_head(contiguous(w[0]), layer, 1), w_hh, contiguous(w[2]), contiguous(w[3]), contiguous(w[4]),
+                       contiguous(w[5])});
   }
 }
 
@@ -58,21 +68,29 @@ cuda::Step CudaLayer::step(int64_t k, int64_t d) const {
 
 void CudaLayer::set_walk(cuda::Walk& walk, int64_t d, const at::Tensor& y, const at::Tensor& c_all) const {
   const int64_t h_at = d * layer.batch * layer.width, c_at = d * layer.batch * layer.hidden;
-  walk.hidden = layer.hidden, walk.width = layer.width;
-  walk.lengths = data_or_null<int64_t>(lengths), walk.resets = data_or_null<bool>(resets);
-  walk.b_ih = pointer(weights[d].b_ih), walk.b_hh = pointer(weights[d].b_hh);
-  walk.unit = pointer(weights[d].w_unit);
+  auto& apart = walk.apart;
+  walk.members = members;
+  walk.hidden = layer.hidden, walk.width = layer.width, walk.head_hidden = layer.head_hidden();
+  place(walk.lengths, apart.lengths, lengths), place(walk.resets, apart.resets, resets);
+  place(walk.b_ih, apart.b_ih, weights[d].b_ih), place(walk.b_hh, apart.b_hh, weights[d].b_hh);
+  place(walk.unit, apart.unit, weights[d].w_unit);
   std::copy(options.begin(), options.end(), walk.options);
-  walk.h0 = pointer(h0, h_at), walk.reset_h = pointer(reset_h, h_at);
-  walk.c0 = pointer(c0, c_at), walk.reset_c = pointer(reset_c, c_at);
+  place(walk.h0, apart.h0, h0, h_at), place(walk.reset_h, apart.reset_h, reset_h, h_at);
+  place(walk.c0, apart.c0, c0, c_at), place(walk.reset_c, apart.reset_c, reset_c, c_at);
   walk.state_plane = layer.directions * layer.batch * layer.hidden;
-  walk.y = pointer(y, d * layer.width);
+  place(walk.y, apart.y, y, d * layer.width);
   walk.y_stride = layer.directions * layer.width;
-  if (c_all.numel() > 0) walk.c_all = pointer(c_all, d * layer.rows * layer.hidden);
-  walk.factors = factors.each([&](const at::Tensor& t) { return factor_of<const void>(t, d); });
+  place(walk.c_all, apart.c_all, c_all, d * layer.rows * layer.hidden);
+  walk.factors = factors.each([&](const at::Tensor& t) { return factor_of<const void>(of_first(t), d); });
+  apart.factors = factors.each(&bytes_apart);
   walk.has_factors = layer.has_factors, walk.reverse = reverse[d], walk.detach_every = detach_every;
   walk.saved_width = layer.saved_width;
   walk.c_all_plane = layer.directions * layer.rows * layer.hidden;
+}
+
+void products_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  if (out.dim() < 4) return product_into(out, a, b);
+  for (int64_t m = 0; m < out.size(0); ++m) product_into(out[m], a[m], b[m]);
 }
 
 }  // namespace seq::ops

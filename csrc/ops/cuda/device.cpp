@@ -51,10 +51,11 @@ int compute_capability(const at::Device& device) {
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   std::optional<at::NoTF32Guard> exact;
   if (!tf32_allowed()) exact.emplace();
-  if (a.scalar_type() == out.scalar_type())
-    at::mm_out(out, a, b);
+  const bool same = a.scalar_type() == out.scalar_type();
+  if (out.dim() == 3)
+    same ? at::bmm_out(out, a, b) : at::bmm_out(out, a, b, out.scalar_type());
   else
-    at::mm_out(out, a, b, out.scalar_type());
+    same ? at::mm_out(out, a, b) : at::mm_out(out, a, b, out.scalar_type());
 }
 
 }  // namespace seq::ops

@@ -16,9 +16,10 @@ namespace {
 
 // The first runs whatever there is.
 const CudaEngine kEngines[] = {
-    {"stepwise", [](const Layer&, int) { return std::string(); }, &stepwise_forward, &stepwise_backward, true},
-    {"cluster", &cluster_refusal, &cluster_forward, &cluster_backward, true},
-    {"group", &group_refusal, &group_forward, &group_backward, false},
+    {"stepwise", [](const Layer&, int) { return std::string(); }, &stepwise_forward, &stepwise_backward, true,
+     cuda::kMostMembers},
+    {"cluster", &cluster_refusal, &cluster_forward, &cluster_backward, true, 1},
+    {"group", &group_refusal, &group_forward, &group_backward, false, 1},
 };
 
 std::vector<std::string> names() {
@@ -61,7 +62,7 @@ struct Choice {
   std::string why;
 };
 
-Choice choose(const Layer& layer, const std::string& asked, int capability) {
+Choice choose(const Layer& layer, const std::string& asked, int capability, int64_t members) {
   if (const CudaEngine* engine = engine_named(asked)) {
     const std::string refusal = engine->refusal(layer, capability);
     TORCH_CHECK(refusal.empty(), "seqcuda: engine ", asked, " cannot run this layer: ", refusal);
@@ -74,7 +75,7 @@ Choice choose(const Layer& layer, const std::string& asked, int capability) {
         !row.hidden.holds(layer.hidden) || !row.batch.holds(layer.batch) || !row.steps.holds(layer.steps))
       continue;
     const CudaEngine* engine = engine_named(row.engine);
-    if (engine && engine->refusal(layer, capability).empty())
+    if (engine && members <= engine->most_members && engine->refusal(layer, capability).empty())
       return {engine,
               c10::str("the fastest that was measured on compute capability ", version(capability), " for ", row.cell,
                        " in ", row.dtype, ", H ", text(row.hidden), ", B ", text(row.batch), ", T ", text(row.steps))};
@@ -90,7 +91,7 @@ Explanation explain(const Layer& layer, const std::string& asked) {
   const c10::DeviceGuard guard(layer.device);
   const int capability = compute_capability(layer.device);
   check_gpu(layer, capability);
-  const Choice choice = choose(layer, asked, capability);
+  const Choice choice = choose(layer, asked, capability, 1);
   Explanation found{std::string(choice.engine->name), choice.why, {{"compute_capability", version(capability)}}, {}};
   if (!seen_on_gpu(*choice.engine)) found.details.emplace_back("tested", "in the emulation, no GPU has run it yet");
   for (const CudaEngine& engine : kEngines)
@@ -103,10 +104,10 @@ const AddDevice cuda_device("cuda", {names(), &explain});
 
 }  // namespace
 
-const CudaEngine& choose_cuda_engine(const Layer& layer, const std::string& asked) {
+const CudaEngine& choose_cuda_engine(const Layer& layer, const std::string& asked, int64_t members) {
   const int capability = compute_capability(layer.device);
   check_gpu(layer, capability);
-  return *choose(layer, asked, capability).engine;
+  return *choose(layer, asked, capability, members).engine;
 }
 
 }  // namespace seq::ops

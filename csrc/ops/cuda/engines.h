@@ -18,10 +18,12 @@ struct CudaEngine {
   std::string (*refusal)(const Layer& layer, int capability);
   std::unique_ptr<LayerForward> (*forward)(const Arguments& a, const Layer& layer, const Kept& kept);
   SequenceGradients (*backward)(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
-  bool leaves_room;  // on the GPU for another layer's walk
+  bool leaves_room;      // on the GPU for another layer's walk
+  int64_t most_members;  // that it walks in one launch: `forward` and `backward` are given no more
 };
 
-// `asked` is "auto" or a name. Throws for an unknown one, and for an engine that cannot run this layer.
-const CudaEngine& choose_cuda_engine(const Layer& layer, const std::string& asked);
+// `asked` is "auto", which passes over engines for fewer members, or a name. Throws for an unknown one, and for an
+// engine that cannot run this layer.
+const CudaEngine& choose_cuda_engine(const Layer& layer, const std::string& asked, int64_t members = 1);
 
 }  // namespace seq::ops

@@ -2,33 +2,37 @@
 
 namespace seq::ops {
 
-LayerBackward::LayerBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs,
+LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer& layer, const Needs& needs,
                              int64_t most_steps)
-    : c_(a, layer), layer_(layer), needs_(needs), data_(a.x.options()), shape_(a.x.sizes()) {
+    : c_(a, layer), layer_(layer), needs_(needs), data_(a.x.options()) {
+  const Saved s = c_.alone ? with_member(given) : given;
   y_ = s.y.contiguous();
   c_all_ = s.c_all.contiguous();
   saved_ = s.saved.contiguous();
   grad_y_ = contiguous(s.grad_y), grad_c_all_ = contiguous(s.grad_c_all);
   lean_ = layer.saved_width > 0 && s.saved.numel() == 0;
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
+  const int64_t M = c_.members;
   const auto start = [&](const OptionalTensor& t, at::IntArrayRef sizes) {
     at::Tensor out = at::empty(sizes, c_.compute);
     return t.has_value() ? out.copy_(*t) : out.zero_();
   };
-  dh_ = start(s.grad_h_n, {D, B, P});
-  dc_ = start(s.grad_c_n, {S - 1, D, B, H});
-  if (needs.reset_h) dreset_h_ = at::zeros({D, B, P}, c_.compute);
-  if (needs.reset_c) dreset_c_ = at::zeros({S - 1, D, B, H}, c_.compute);
-  if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, c_.compute);
-  if (needs.decay_c) ddecay_c_ = at::zeros({S - 1, layer.steps, B, D, H}, c_.compute);
-  if (needs.x)
-    dx_ = D == 1 ? at::empty({layer.rows, layer.input}, c_.compute) : at::zeros({layer.rows, layer.input}, c_.compute);
+  dh_ = start(s.grad_h_n, {M, D, B, P});
+  dc_ = start(s.grad_c_n, {M, S - 1, D, B, H});
+  if (needs.reset_h) dreset_h_ = at::zeros({M, D, B, P}, c_.compute);
+  if (needs.reset_c) dreset_c_ = at::zeros({M, S - 1, D, B, H}, c_.compute);
+  if (needs.decay_h) ddecay_h_ = at::zeros({M, layer.steps, B, D, P}, c_.compute);
+  if (needs.decay_c) ddecay_c_ = at::zeros({M, S - 1, layer.steps, B, D, H}, c_.compute);
+  if (needs.x) {
+    const std::vector<int64_t> shape{M, layer.rows, layer.input};
+    dx_ = D == 1 ? at::empty(shape, c_.compute) : at::zeros(shape, c_.compute);
+  }
   // A product with a gradient of 0 is not 0 where x, past the end of a row, is not finite.
   if (c_.lengths.defined()) {
     const at::Tensor t = at::arange(layer.steps, c_.lengths.options()).unsqueeze(1);
-    c_.x = c_.x.masked_fill(t.ge(c_.lengths).view({layer.rows, 1}), 0);
+    c_.x = c_.x.masked_fill(t.ge(c_.lengths.unsqueeze(1)).view({M, layer.rows, 1}), 0);
   }
-  steps_ = std::min(steps_per_chunk(layer, cuda_chunk_bytes, 1), most_steps);
+  steps_ = std::min(steps_per_chunk(layer, cuda_chunk_bytes / M, 1), most_steps);
   directions_.resize(D);
   for (int64_t d = 0; d < D; ++d) set_up(d, std::min(steps_ * B, layer.rows));
 }
@@ -60,26 +64,26 @@ SequenceGradients LayerBackward::run() {
 }
 
 void LayerBackward::set_up(int64_t d, int64_t rows) {
-  const int64_t H = layer_.hidden, P = layer_.width, G = layer_.cell.gates;
+  const int64_t M = c_.members, B = layer_.batch, H = layer_.hidden, P = layer_.width, G = layer_.cell.gates;
   auto& dir = directions_[d];
   auto& b = dir.b;
+  auto& apart = b.grads_apart;
   dir.grads = empty_gradients(c_.weights[d], needs_, d, layer_);
   c_.set_walk(b, d, y_, c_all_);
-  if (grad_y_.defined()) b.dy = row_pointer(grad_y_.view({layer_.rows, layer_.directions * P}).narrow(1, d * P, P), 0);
+  place(b.dy, apart.dy, grad_y_, d * P);
   b.dy_stride = b.y_stride;
-  if (grad_c_all_.defined()) b.dc_all = grad_c_all_.select(1, d).data_ptr();
-  b.dh = dh_[d].data_ptr();
-  if (dc_.numel() > 0) b.dc = dc_.select(1, d).data_ptr();
-  if (dreset_h_.defined()) b.dreset_h = dreset_h_[d].data_ptr();
-  if (dreset_c_.defined() && dreset_c_.numel() > 0) b.dreset_c = dreset_c_.select(1, d).data_ptr();
-  b.ddecay_h = factor_of<void>(ddecay_h_, d), b.ddecay_c = factor_of<void>(ddecay_c_, d);
-  dir.dgx = at::empty({rows, G * H}, data_);
-  dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, G * H}, data_);
-  if (layer_.projected()) dir.dh_out = at::empty({rows, P}, data_);
+  place(b.dc_all, apart.dc_all, grad_c_all_, d * layer_.rows * H);
+  place(b.dh, apart.dh, dh_, d * B * P), place(b.dc, apart.dc, dc_, d * B * H);
+  place(b.dreset_h, apart.dreset_h, dreset_h_, d * B * P), place(b.dreset_c, apart.dreset_c, dreset_c_, d * B * H);
+  b.ddecay_h = factor_of<void>(of_first(ddecay_h_), d), apart.ddecay_h = bytes_apart(ddecay_h_);
+  b.ddecay_c = factor_of<void>(of_first(ddecay_c_), d), apart.ddecay_c = bytes_apart(ddecay_c_);
+  dir.dgx = at::empty({M, rows, G * H}, data_);
+  dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({M, rows, G * H}, data_);
+  if (layer_.projected()) dir.dh_out = at::empty({M, rows, P}, data_);
   if (lean_)
-    dir.saved = at::empty({rows, layer_.saved_width}, c_.compute);
+    dir.saved = at::empty({M, rows, layer_.saved_width}, c_.compute);
   else if (layer_.saved_width > 0)
-    dir.saved = saved_[d].view({layer_.rows, layer_.saved_width});
+    dir.saved = saved_.select(1, d).view({M, layer_.rows, layer_.saved_width});
 }
 
 template <class Call>
@@ -93,11 +97,11 @@ void LayerBackward::for_tables(int64_t d, const Chunk& chunk, const Call& call) 
 
 at::Tensor LayerBackward::gather(Gather kernel, int64_t width, int64_t d, const Chunk& chunk) const {
   const auto& dir = directions_[d];
-  at::Tensor out = at::empty({chunk.rows(), width}, data_);
+  at::Tensor out = at::empty({c_.members, chunk.rows(), width}, data_);
   for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
     cuda::Rows rows;
-    rows.saved = row_pointer(dir.saved, chunk.r0 + at - saved_first(chunk));
-    rows.out = row_pointer(out, at);
+    place_rows(rows.saved, rows.apart.saved, dir.saved, chunk.r0 + at - saved_first(chunk));
+    place_rows(rows.out, rows.apart.out, out, at);
     check_launch(kernel(dir.b, table, rows, c_.stream()));
   });
   return out;
@@ -105,11 +109,11 @@ at::Tensor LayerBackward::gather(Gather kernel, int64_t width, int64_t d, const 
 
 at::Tensor LayerBackward::unit_gradient(int64_t d, const Chunk& chunk) const {
   const auto& dir = directions_[d];
-  at::Tensor out = at::empty({chunk.rows(), layer_.cell.unit * layer_.hidden}, c_.compute);
+  at::Tensor out = at::empty({c_.members, chunk.rows(), layer_.cell.unit * layer_.hidden}, c_.compute);
   for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
     cuda::Rows rows;
-    rows.dgx = row_pointer(dir.dgx, at), rows.out = row_pointer(out, at);
-    rows.saved = row_pointer(dir.saved, chunk.r0 + at - saved_first(chunk));
+    place_rows(rows.dgx, rows.apart.dgx, dir.dgx, at), place_rows(rows.out, rows.apart.out, out, at);
+    place_rows(rows.saved, rows.apart.saved, dir.saved, chunk.r0 + at - saved_first(chunk));
     check_launch(c_.kernels.unit_gradient(dir.b, table, rows, c_.stream()));
   });
   return out;
@@ -117,22 +121,21 @@ at::Tensor LayerBackward::unit_gradient(int64_t d, const Chunk& chunk) const {
 
 void LayerBackward::recompute(int64_t d, const Chunk& chunk) {
   auto& dir = directions_[d];
-  const int64_t H = layer_.hidden;
+  const int64_t M = c_.members, R = chunk.rows();
   const auto& w = c_.weights[d];
-  at::Tensor gx = at::empty({chunk.rows(), layer_.cell.gates * H}, c_.compute), operand = dir.entering;
-  product_into(gx, c_.x.narrow(0, chunk.r0, chunk.rows()), w.w_ih.t());
+  at::Tensor gx = at::empty({M, R, layer_.cell.gates * layer_.hidden}, c_.compute), operand = dir.entering;
+  products_into(c_.of_members(gx), c_.of_members(c_.x.narrow(1, chunk.r0, R)), c_.of_members(w.w_ih).mT());
   for (int p = 0; p < layer_.cell.phases; ++p) {
-    const int64_t first = layer_.cell.phase_begin[p] * H, count = layer_.cell.phase_begin[p + 1] * H - first;
     at::Tensor gh;
     if (layer_.cell.recurrent) {
-      gh = at::empty({chunk.rows(), count}, c_.compute);
-      product_into(gh, operand, w.w_hh.narrow(0, first, count).t());
+      gh = at::empty({M, R, layer_.heads * c_.phase_size(p)}, c_.compute);
+      products_into(c_.of_heads(gh), c_.of_heads(operand), c_.rows_of_phase(w.w_hh, p).mT());
     }
-    if (p + 1 < layer_.cell.phases) operand = at::empty({chunk.rows(), H}, data_);
+    if (p + 1 < layer_.cell.phases) operand = at::empty({M, R, layer_.hidden}, data_);
     for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
       cuda::Rows rows;
-      rows.gx = row_pointer(gx, at), rows.gh = row_pointer(gh, at);
-      rows.saved = row_pointer(dir.saved, at), rows.out = row_pointer(operand, at);
+      place_rows(rows.gx, rows.apart.gx, gx, at), place_rows(rows.gh, rows.apart.gh, gh, at);
+      place_rows(rows.saved, rows.apart.saved, dir.saved, at), place_rows(rows.out, rows.apart.out, operand, at);
       check_launch(c_.kernels.recompute[p](dir.b, table, rows, c_.stream()));
     });
   }
@@ -141,50 +144,52 @@ void LayerBackward::recompute(int64_t d, const Chunk& chunk) {
 void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
   auto& dir = directions_[d];
   auto& g = dir.grads;
-  const int64_t H = layer_.hidden;
-  const at::Tensor dgx = dir.dgx.narrow(0, 0, chunk.rows()), dgh = dir.dgh.narrow(0, 0, chunk.rows());
-  const at::Tensor x = c_.x.narrow(0, chunk.r0, chunk.rows());
-  if (dx_.defined()) accumulate(layer_.directions == 1, dx_.narrow(0, chunk.r0, chunk.rows()), dgx, c_.weights[d].w_ih);
+  const int64_t H = layer_.hidden, R = chunk.rows();
+  const at::Tensor dgx = dir.dgx.narrow(1, 0, R), dgh = dir.dgh.narrow(1, 0, R), x = c_.x.narrow(1, chunk.r0, R);
+  if (dx_.defined())
+    accumulate(layer_.directions == 1, c_.of_members(dx_.narrow(1, chunk.r0, R)), c_.of_members(dgx),
+               c_.of_members(c_.weights[d].w_ih));
   std::vector<at::Tensor> operands{dir.entering};
   if (g.w_hh.defined())
     for (int p = 1; p < layer_.cell.phases; ++p) operands.push_back(gather(c_.kernels.operand[p], H, d, chunk));
   at::Tensor unprojected, dh_out;
   if (g.w_hr.defined()) {
     unprojected = gather(c_.kernels.unprojected, H, d, chunk);
-    dh_out = dir.dh_out.narrow(0, 0, chunk.rows());
+    dh_out = dir.dh_out.narrow(1, 0, R);
   }
   const at::Tensor d_unit = g.w_unit.defined() ? unit_gradient(d, chunk) : at::Tensor();
   for (int64_t i = 0; i < std::max<int64_t>(needs_.groups, 1); ++i) {
     // The rows and gradients of a group, or all of them.
     const auto rows = [&](const at::Tensor& t) {
       if (needs_.groups == 0) return t;
-      const int64_t each = layer_.batch / needs_.groups;
-      return t.view({-1, needs_.groups, each, t.size(1)}).select(1, i).reshape({-1, t.size(1)});
+      const int64_t M = c_.members, each = layer_.batch / needs_.groups, width = t.size(2);
+      return t.view({M, -1, needs_.groups, each, width}).select(2, i).reshape({M, -1, width});
     };
     const auto of = [&](const at::Tensor& t) { return needs_.groups == 0 ? t : t[i]; };
+    const auto outer = [&](const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+      accumulate(first, c_.of_members(out), c_.of_members(a).mT(), c_.of_members(b));
+    };
     const at::Tensor dgx_i = rows(dgx), dgh_i = rows(dgh);
-    if (g.w_ih.defined()) accumulate(first, of(g.w_ih), dgx_i.t(), rows(x));
+    if (g.w_ih.defined()) outer(of(g.w_ih), dgx_i, rows(x));
     if (g.b_ih.defined()) accumulate_sum(first, of(g.b_ih), dgx_i);
     if (g.b_hh.defined()) accumulate_sum(first, of(g.b_hh), dgh_i);
     if (g.w_hh.defined()) {
-      for (int p = 0; p < layer_.cell.phases; ++p) {
-        const int64_t begin = layer_.cell.phase_begin[p] * H, count = layer_.cell.phase_begin[p + 1] * H - begin;
-        accumulate(first, of(g.w_hh).narrow(0, begin, count), dgh_i.narrow(1, begin, count).t(), rows(operands[p]));
-      }
+      for (int p = 0; p < layer_.cell.phases; ++p)
+        accumulate(first, c_.rows_of_phase(of(g.w_hh), p), c_.of_phase(dgh_i, p).mT(), c_.of_heads(rows(operands[p])));
     }
-    if (g.w_hr.defined()) accumulate(first, of(g.w_hr), rows(dh_out).t(), rows(unprojected));
+    if (g.w_hr.defined()) outer(of(g.w_hr), rows(dh_out), rows(unprojected));
     if (g.w_unit.defined()) accumulate_sum(first, of(g.w_unit), rows(d_unit));
   }
 }
 
 void LayerBackward::accumulate(bool first, at::Tensor out, const at::Tensor& a, const at::Tensor& b) const {
-  if (first) return product_into(out, a, b);
+  if (first) return products_into(out, a, b);
   const at::Tensor more = at::empty_like(out);
-  product_into(more, a, b);
+  products_into(more, a, b);
   out.add_(more);
 }
 void LayerBackward::accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) const {
-  const at::Tensor sum = rows.sum(0, /*keepdim=*/false, layer_.compute);
+  const at::Tensor sum = rows.sum(1, /*keepdim=*/false, layer_.compute);
   first ? out.copy_(sum) : out.add_(sum);
 }
 
@@ -192,17 +197,25 @@ SequenceGradients LayerBackward::results() const {
   const auto given = [&](bool wanted, const at::Tensor& t) {
     return wanted && t.defined() ? t.to(layer_.dtype) : at::empty({0}, data_);
   };
+  // Of rows of gates, of which there are `columns` dimensions, by head; the groups of rows come after the members.
+  const auto of_weight = [&](const at::Tensor& g, bool by_heads, int64_t columns) {
+    if (!g.defined()) return given(false, g);
+    const at::Tensor ordered = by_heads ? by_gate(g, layer_, g.dim() - 1 - columns) : g;
+    return given(true, needs_.groups > 0 ? ordered.transpose(0, 1) : ordered);
+  };
   std::vector<at::Tensor> dw;
-  for (const auto& dir : directions_)
-    for (const auto& g : dir.grads.all()) dw.push_back(given(true, g));
-  return {given(needs_.x, dx_.defined() ? dx_.view(shape_) : dx_),
-          given(needs_.h0, dh_),
-          given(needs_.c0, dc_),
-          given(needs_.reset_h, dreset_h_),
-          given(needs_.reset_c, dreset_c_),
-          ddecay_h_.defined() ? ddecay_h_ : at::empty({0}, c_.compute),
-          ddecay_c_.defined() ? ddecay_c_ : at::empty({0}, c_.compute),
-          dw};
+  for (const auto& dir : directions_) {
+    const DirectionWeights& g = dir.grads;
+    dw.push_back(of_weight(g.w_ih, true, 1));
+    dw.push_back(of_weight(g.w_hh.defined() ? g.w_hh.flatten(-3, -2) : g.w_hh, true, 1));
+    dw.push_back(of_weight(g.b_ih, true, 0)), dw.push_back(of_weight(g.b_hh, true, 0));
+    dw.push_back(of_weight(g.w_hr, false, 1)), dw.push_back(of_weight(g.w_unit, false, 0));
+  }
+  return c_.for_caller(SequenceGradients(given(needs_.x, dx_.defined() ? layer_.with_leading(dx_, 1) : dx_),
+                                         given(needs_.h0, dh_), given(needs_.c0, dc_), given(needs_.reset_h, dreset_h_),
+                                         given(needs_.reset_c, dreset_c_),
+                                         ddecay_h_.defined() ? ddecay_h_ : at::empty({0}, c_.compute),
+                                         ddecay_c_.defined() ? ddecay_c_ : at::empty({0}, c_.compute), dw));
 }
 
 }  // namespace seq::ops

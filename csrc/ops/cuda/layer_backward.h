@@ -11,7 +11,7 @@ namespace seq::ops {
 struct DirectionBackward {
   DirectionWeights grads;  // in the type of computation
   cuda::Backward b;
-  at::Tensor dgx, dgh, dh_out;  // of a chunk, in the type of the data
+  at::Tensor dgx, dgh, dh_out;  // [M, rows, ..] of a chunk, in the type of the data
   at::Tensor saved;             // kept by the forward, or of a chunk
   at::Tensor entering;          // of a chunk, the h that entered each step, where it is needed
 };
@@ -58,7 +58,6 @@ class LayerBackward {
 
   const Needs& needs_;
   const at::TensorOptions data_;
-  const at::IntArrayRef shape_;
   at::Tensor y_, c_all_, saved_, grad_y_, grad_c_all_, dh_, dc_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, dx_;
   bool lean_ = false;
   int64_t steps_ = 1;

@@ -8,7 +8,7 @@ namespace seq::ops {
 
 struct DirectionForward {
   cuda::Forward f;
-  at::Tensor h, gx, saved;  // gx: of a chunk; saved: kept for the backward
+  at::Tensor h, gx, saved;  // [M, ..]; gx: of a chunk; saved: kept for the backward
 };
 
 class LayerForward {
@@ -24,7 +24,7 @@ class LayerForward {
   void begin(int64_t chunk_steps);
   void run_chunk(int64_t k0, int64_t k1);
   SequenceResult results() const;
-  at::Tensor y() const { return layer_.with_leading(y_, 0); }
+  at::Tensor y() const { return c_.for_caller(layer_.with_leading(y_, 1)); }
 
  protected:
   // The steps of direction d from k0 to k1, whose input products are done.

@@ -10,9 +10,13 @@ class StepwiseBackward : public LayerBackward {
  public:
   StepwiseBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs)
       : LayerBackward(a, s, layer, needs, kAnySteps), steps_(layer.directions) {
-    for (auto& own : steps_) {
-      if (layer.cell.recurrent) own.product = at::empty({layer.batch, layer.width}, c_.compute);
-      if (layer.cell.phases > 1 || layer.projected()) own.operand = at::empty({layer.batch, layer.hidden}, c_.compute);
+    const int64_t M = c_.members, B = layer.batch;
+    for (int64_t d = 0; d < layer.directions; ++d) {
+      auto& own = steps_[d];
+      for (int p = 0; layer.cell.recurrent && p < layer.cell.phases; ++p)
+        own.w_hh.push_back(c_.rows_of_phase(c_.weights[d].w_hh, p));
+      if (layer.cell.recurrent) own.product = at::empty({M, B, layer.width}, c_.compute);
+      if (layer.cell.phases > 1 || layer.projected()) own.operand = at::empty({M, B, layer.hidden}, c_.compute);
     }
   }
 
@@ -25,27 +29,26 @@ class StepwiseBackward : public LayerBackward {
   void walk_step(int64_t d, int64_t k, const Chunk& chunk) {
     const auto& dir = directions_[d];
     OfStep& own = steps_[d];
-    const auto& w = c_.weights[d];
     cuda::BackwardStep s;
     s.now = c_.step(k, d), s.before = c_.step(k - 1, d), s.after = c_.step(k + 1, d);
     const int64_t at = s.now.first - chunk.r0, alive = s.now.alive;
-    s.saved = row_pointer(dir.saved, s.now.first - saved_first(chunk));
-    s.dgx = row_pointer(dir.dgx, at), s.dgh = row_pointer(dir.dgh, at), s.dh_out = row_pointer(dir.dh_out, at);
-    if (own.walked) s.product = row_pointer(own.product, 0);
+    auto& apart = s.apart;
+    place_rows(s.saved, apart.saved, dir.saved, s.now.first - saved_first(chunk));
+    place_rows(s.dgx, apart.dgx, dir.dgx, at), place_rows(s.dgh, apart.dgh, dir.dgh, at);
+    place_rows(s.dh_out, apart.dh_out, dir.dh_out, at);
+    if (own.walked) place(s.product, apart.product, own.product);
     if (layer_.projected()) {
       check_launch(c_.kernels.backward_project(dir.b, s, c_.stream()));
-      product_into(own.operand.narrow(0, 0, alive), dir.dh_out.narrow(0, at, alive), w.w_hr);
-      s.d_operand = own.operand.data_ptr();
+      products_into(c_.of_members(own.operand.narrow(1, 0, alive)), c_.of_members(dir.dh_out.narrow(1, at, alive)),
+                    c_.of_members(c_.weights[d].w_hr));
+      place(s.d_operand, apart.d_operand, own.operand);
     }
     for (int p = layer_.cell.phases - 1; p >= 0; --p) {
       check_launch(c_.kernels.backward[p](dir.b, s, c_.stream()));
       if (!layer_.cell.recurrent) continue;
-      const int64_t first = layer_.cell.phase_begin[p] * layer_.hidden;
-      const int64_t count = layer_.cell.phase_begin[p + 1] * layer_.hidden - first;
       const at::Tensor& out = p > 0 ? own.operand : own.product;
-      product_into(out.narrow(0, 0, alive), dir.dgh.narrow(0, at, alive).narrow(1, first, count),
-                   w.w_hh.narrow(0, first, count));
-      if (p > 0) s.d_operand = out.data_ptr();
+      products_into(c_.of_heads(out.narrow(1, 0, alive)), c_.of_phase(dir.dgh.narrow(1, at, alive), p), own.w_hh[p]);
+      if (p > 0) place(s.d_operand, apart.d_operand, out);
     }
     own.walked = true;
   }
@@ -54,14 +57,15 @@ class StepwiseBackward : public LayerBackward {
     for (int64_t d = 0; d < layer_.directions; ++d) {
       cuda::BackwardStep s;
       s.after = c_.step(0, d);
-      if (steps_[d].walked) s.product = row_pointer(steps_[d].product, 0);
+      if (steps_[d].walked) place(s.product, s.apart.product, steps_[d].product);
       check_launch(c_.kernels.finish(directions_[d].b, layer_.batch, s, c_.stream()));
     }
   }
 
   struct OfStep {
     at::Tensor product, operand;
-    bool walked = false;  // `product` is that of the step after
+    std::vector<at::Tensor> w_hh;  // of each phase
+    bool walked = false;           // `product` is that of the step after
   };
   std::vector<OfStep> steps_;
 };

@@ -9,19 +9,23 @@ class StepwiseForward : public LayerForward {
  public:
   StepwiseForward(const Arguments& a, const Layer& layer, const Kept& kept)
       : LayerForward(a, layer, kept, kAnySteps), steps_(layer.directions) {
-    const int64_t B = layer.batch, H = layer.hidden;
+    const int64_t M = c_.members, B = layer.batch, H = layer.hidden;
     for (int64_t d = 0; d < layer.directions; ++d) {
       auto& dir = directions_[d];
-      steps_[d].gh = at::empty({B * std::max(layer.cell.gates * H, layer.width)}, c_.compute);
+      auto& own = steps_[d];
+      auto& apart = dir.f.states_apart;
+      for (int p = 0; layer.cell.recurrent && p < layer.cell.phases; ++p)
+        own.w_hh.push_back(c_.rows_of_phase(c_.weights[d].w_hh, p).mT());
+      own.gh = at::empty({M * B * std::max(layer.cell.gates * H, layer.width)}, c_.compute);
       if (c_.factors.drop.defined()) {
-        steps_[d].dropped = at::empty({B, layer.width}, a.x.options());
-        dir.f.dropped = steps_[d].dropped.data_ptr();
+        own.dropped = at::empty({M, B, layer.width}, a.x.options());
+        place(dir.f.dropped, apart.dropped, own.dropped);
       }
       if (layer.cell.phases > 1 || layer.projected()) {
-        steps_[d].operand = at::empty({B, H}, a.x.options());
-        dir.f.operand = steps_[d].operand.data_ptr();
+        own.operand = at::empty({M, B, H}, a.x.options());
+        place(dir.f.operand, apart.operand, own.operand);
       }
-      if (!kept.gates && layer.cell.phases > 1) dir.saved = at::empty({B, layer.saved_width}, c_.compute);
+      if (!kept.gates && layer.cell.phases > 1) dir.saved = at::empty({M, B, layer.saved_width}, c_.compute);
     }
   }
 
@@ -35,28 +39,31 @@ class StepwiseForward : public LayerForward {
     const OfStep& own = steps_[d];
     cuda::ForwardStep s;
     s.now = c_.step(k, d), s.next = c_.step(k + 1, d);
-    s.gx = row_pointer(dir.gx, s.now.first - chunk_first);
-    s.saved = row_pointer(dir.saved, kept_.gates ? s.now.first : 0);
-    const auto multiply = [&](const at::Tensor& operand, const at::Tensor& weight) {
-      at::Tensor out = own.gh.narrow(0, 0, s.now.alive * weight.size(0)).view({s.now.alive, weight.size(0)});
-      product_into(out, operand.narrow(0, 0, s.now.alive), weight.t());
-      s.gh = out.data_ptr();
+    place_rows(s.gx, s.apart.gx, dir.gx, s.now.first - chunk_first);
+    place_rows(s.saved, s.apart.saved, dir.saved, kept_.gates ? s.now.first : 0);
+    const auto rows_now = [&](const at::Tensor& t) { return t.narrow(1, 0, s.now.alive); };
+    const auto product = [&](int64_t columns) {
+      const int64_t numbers = c_.members * s.now.alive * columns;
+      const at::Tensor out = own.gh.narrow(0, 0, numbers).view({c_.members, s.now.alive, columns});
+      place(s.gh, s.apart.gh, out);
+      return out;
     };
     for (int p = 0; p < layer_.cell.phases; ++p) {
-      const int64_t first = layer_.cell.phase_begin[p] * layer_.hidden;
-      const int64_t count = layer_.cell.phase_begin[p + 1] * layer_.hidden - first;
       const at::Tensor& read = p > 0 ? own.operand : own.dropped.defined() ? own.dropped : dir.h;
-      if (layer_.cell.recurrent) multiply(read, c_.weights[d].w_hh.narrow(0, first, count));
+      if (layer_.cell.recurrent)
+        products_into(c_.of_heads(product(layer_.heads * c_.phase_size(p))), c_.of_heads(rows_now(read)), own.w_hh[p]);
       check_launch(c_.kernels.forward[p](dir.f, s, c_.stream()));
     }
     if (layer_.projected()) {
-      multiply(own.operand, c_.weights[d].w_hr);
+      products_into(c_.of_members(product(layer_.width)), c_.of_members(rows_now(own.operand)),
+                    c_.of_members(c_.weights[d].w_hr).mT());
       check_launch(c_.kernels.project(dir.f, s, c_.stream()));
     }
   }
 
   struct OfStep {
     at::Tensor gh, operand, dropped;
+    std::vector<at::Tensor> w_hh;  // of each phase
   };
   std::vector<OfStep> steps_;
 };
