@@ -80,6 +80,12 @@ def test_out_of_memory(emulated, engine, products):
         run(emulated, engine)
 
 
+@pytest.mark.parametrize("engine", ["cluster", "group"])
+def test_an_engine_without_heads(emulated, engine):
+    with refused(emulated, engine, RuntimeError, "it has no heads, weight_hh is of 4 blocks"):
+        run(emulated, engine, replace(PROBLEM, heads=4))
+
+
 def test_memory_that_does_not_exist(emulated):
     with refused(emulated, "stepwise", RuntimeError, "allocate"):
         inputs = Problem("gru", T=1, B=1, I=1).inputs()

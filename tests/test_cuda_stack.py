@@ -53,7 +53,7 @@ def together(ops, problem: Problem, saves, engine="stepwise", dtype=torch.float3
 def one_by_one(ops, problem: Problem, saves, engine="stepwise", dtype=torch.float32):
     """In chunks of as many steps."""
     (cell, x, *_), parts = stack_inputs(problem, dtype, len(saves))
-    ops.set_chunk_bytes(CHUNK * B * CELLS[cell].gates * H * 4)  # of the gates, in float32
+    ops.set_chunk_bytes(CHUNK * B * CELLS[cell].gates * problem.H * 4)  # of the gates, in float32
     outputs = []
     for part, save in zip(parts, saves, strict=True):
         outputs.append(ops.sequence(cell, x, *part, problem.reverse, save, engine))
@@ -104,6 +104,14 @@ def test_a_projected_stack(ops):
     assert_same(together(ops, problem, ["all"] * L), one_by_one(ops, problem, ["all"] * L))
 
 
+@pytest.mark.parametrize("cell", ["gru_reset_before", "slstm"])
+def test_a_stack_with_heads(ops, cell):
+    problem, saves = Problem(cell, T=T, B=B, H=6, heads=3, ragged="lengths", resets=True), ["nothing", "states", "all"]
+    assert_same(together(ops, problem, saves), one_by_one(ops, problem, saves))
+    with pytest.raises(RuntimeError, match="engine cluster cannot run this layer: it has no heads, .* of 3 blocks"):
+        together(ops, problem, saves, "cluster")
+
+
 @pytest.mark.parametrize(
     ("steps", "layers", "engine", "streams"),
     [(T, L, "stepwise", L), (T, 2, "cluster", 2), (T, 1, "stepwise", 1), (31, L, "stepwise", 1), (T, L, "group", 1)],
@@ -146,11 +154,11 @@ def cuda_is_emulated(ops, monkeypatch):
     return ops
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize(("kind", "options"), [("RNN", {}), ("LSTM", {}), ("GRU", {}), ("SLSTM", {"heads": H})])
 @pytest.mark.parametrize("save", ["all", "states"])
-def test_layers_and_their_gradients(cuda_is_emulated, kind, save):
+def test_layers_and_their_gradients(cuda_is_emulated, kind, options, save):
     torch.manual_seed(0)
-    layer = getattr(seqcuda, kind)(4, H, num_layers=L, save=save, dtype=torch.float64)
+    layer = getattr(seqcuda, kind)(4, H, num_layers=L, save=save, dtype=torch.float64, **options)
     for name, parameter in layer.named_parameters():
         parameter.requires_grad_(not name.endswith("_l0"))
     x, lengths = torch.randn(T, B, 4, dtype=torch.float64), [T, 0, 33]
