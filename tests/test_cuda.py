@@ -261,12 +261,15 @@ def test_the_same_bits_in_any_order_of_threads(emulated, dtype, engine, H):
     assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
 
 
-@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None), ("group", None)])
-def test_nothing_waits_for_the_device(emulated, engine, P):
+WALKED = [("stepwise", {"P": 3}), ("stepwise", {"H": 6, "heads": 3}), ("cluster", {}), ("group", {})]
+
+
+@pytest.mark.parametrize(("engine", "options"), WALKED, ids=str)
+def test_nothing_waits_for_the_device(emulated, engine, options):
     """No operation that reads a value of a tensor on the host, and none that copies between devices."""
     waits = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "index"}
     for save in ("all", "states"):
-        problem = Problem("lstm", P=P, reverse=(False, True), ragged="lengths", resets=True, save=save)
+        problem = Problem("lstm", **options, reverse=(False, True), ragged="lengths", resets=True, save=save)
         with torch.autograd.profiler.profile() as profile:
             op_outputs_and_gradients(problem, torch.float32, emulated, engine=engine)
         seen = {event.key.removeprefix("aten::") for event in profile.key_averages()}
@@ -274,9 +277,9 @@ def test_nothing_waits_for_the_device(emulated, engine, P):
         assert not seen & waits
 
 
-@pytest.mark.parametrize(("engine", "P"), [("stepwise", 3), ("cluster", None), ("group", None)])
-def test_every_kernel_goes_to_the_current_stream(emulated, engine, P):
-    problem = Problem("lstm", P=P, reverse=(False, True), ragged="lengths", resets=True, save="states")
+@pytest.mark.parametrize(("engine", "options"), WALKED, ids=str)
+def test_every_kernel_goes_to_the_current_stream(emulated, engine, options):
+    problem = Problem("lstm", **options, reverse=(False, True), ragged="lengths", resets=True, save="states")
     emulated.take_streams()
     emulated.set_stream(7)
     try:
@@ -400,7 +403,7 @@ def sanitized(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_with_sanitizers():
     cuda_emulation.build("sanitized")
-    tests = "test_engine or test_stepwise or test_the_emulation_runs"
+    tests = "test_engine or test_stepwise or test_members_of_any_dtype or test_the_emulation_runs"
     ran = sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", tests, __file__)
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
     assert "passed" in ran.stdout

@@ -59,18 +59,18 @@ struct CudaLayer {
   // What does not change over the walk of direction d. y [M, data rows, D*P], c_all [M, S-1, D, data rows, H] or empty.
   void set_walk(cuda::Walk& walk, int64_t d, const at::Tensor& y, const at::Tensor& c_all) const;
 
-  // What products are of has no dimension of one member or one head. t [M, rows, n] as [M, rows, n]:
+  // For products_into, a single member or head has no dimension of its own. [M, rows, n], of t [M, rows, n]:
   at::Tensor of_members(const at::Tensor& t) const { return members == 1 ? t.select(0, 0) : t; }
-  // t [M, rows, heads * n] as [M, heads, rows, n]:
+  // [M, heads, rows, n], of t [M, rows, heads * n]:
   at::Tensor of_heads(const at::Tensor& t) const {
     const at::Tensor own = of_members(t);
     return layer.heads == 1 ? own : own.unflatten(-1, {layer.heads, -1}).transpose(-3, -2);
   }
-  // The gates of phase p of all, [M, rows, G*H], as of_heads gives them:
+  // The same of the gates of phase p alone, of all, [M, rows, G*H]:
   at::Tensor of_phase(const at::Tensor& gates, int p) const {
     return of_heads(gates).narrow(-1, phase_at(p), phase_size(p));
   }
-  // Of w_hh [M, heads, G*H/heads, P/heads], or its gradient, the rows of phase p:
+  // The rows of phase p, of w_hh or its gradient, [M, heads, G*H/heads, P/heads]:
   at::Tensor rows_of_phase(const at::Tensor& w_hh, int p) const {
     const at::Tensor own = of_members(layer.heads == 1 ? w_hh.select(1, 0) : w_hh);
     return own.narrow(-2, phase_at(p), phase_size(p));

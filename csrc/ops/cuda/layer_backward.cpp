@@ -197,19 +197,19 @@ SequenceGradients LayerBackward::results() const {
   const auto given = [&](bool wanted, const at::Tensor& t) {
     return wanted && t.defined() ? t.to(layer_.dtype) : at::empty({0}, data_);
   };
-  // Of rows of gates, of which there are `columns` dimensions, by head; the groups of rows come after the members.
-  const auto of_weight = [&](const at::Tensor& g, bool by_heads, int64_t columns) {
+  // As the weights are: members before groups and, in the dimension `gates` from the last, if any, no longer by head.
+  const auto of_weight = [&](const at::Tensor& g, int64_t gates) {
     if (!g.defined()) return given(false, g);
-    const at::Tensor ordered = by_heads ? by_gate(g, layer_, g.dim() - 1 - columns) : g;
-    return given(true, needs_.groups > 0 ? ordered.transpose(0, 1) : ordered);
+    const at::Tensor ordered = gates > 0 ? by_gate(g, layer_, g.dim() - gates) : g;
+    return given(true, needs_.groups > 0 ? ordered.transpose(0, 1).contiguous() : ordered);
   };
   std::vector<at::Tensor> dw;
   for (const auto& dir : directions_) {
     const DirectionWeights& g = dir.grads;
-    dw.push_back(of_weight(g.w_ih, true, 1));
-    dw.push_back(of_weight(g.w_hh.defined() ? g.w_hh.flatten(-3, -2) : g.w_hh, true, 1));
-    dw.push_back(of_weight(g.b_ih, true, 0)), dw.push_back(of_weight(g.b_hh, true, 0));
-    dw.push_back(of_weight(g.w_hr, false, 1)), dw.push_back(of_weight(g.w_unit, false, 0));
+    const at::Tensor w_hh = g.w_hh.defined() ? g.w_hh.flatten(-3, -2) : g.w_hh;
+    for (const at::Tensor& t : {of_weight(g.w_ih, 2), of_weight(w_hh, 2), of_weight(g.b_ih, 1), of_weight(g.b_hh, 1),
+                                of_weight(g.w_hr, 0), of_weight(g.w_unit, 0)})
+      dw.push_back(t);
   }
   return c_.for_caller(SequenceGradients(given(needs_.x, dx_.defined() ? layer_.with_leading(dx_, 1) : dx_),
                                          given(needs_.h0, dh_), given(needs_.c0, dc_), given(needs_.reset_h, dreset_h_),
