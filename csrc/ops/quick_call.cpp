@@ -27,16 +27,14 @@ bool as_plain_or_none(PyObject* object, at::Tensor& out) { return object == Py_N
 
 // No mode, transform, tracer or autocast would see the call if it went through the dispatcher.
 bool nobody_looks() {
-  // Not inference mode, nor names of dimensions, which torch 2.11's backward excludes and a plain tensor has not.
-  const uint64_t ignored =
-      (c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::DispatchKeySet(c10::DispatchKey::Named)).raw_repr() |
-      c10::full_backend_mask;  // a guard that is left leaves the bit of its backend behind
-  const auto as_ever = [&](c10::DispatchKeySet keys, c10::DispatchKeySet by_default) {
-    return ((keys.raw_repr() ^ by_default.raw_repr()) & ~ignored) == 0;
-  };
+  const auto ignored = c10::autograd_dispatch_keyset_with_ADInplaceOrView;  // of inference mode
   const auto keys = c10::impl::tls_local_dispatch_key_set();
-  return as_ever(keys.included_, c10::default_included_set) && as_ever(keys.excluded_, c10::default_excluded_set) &&
-         !at::autocast::is_autocast_enabled(at::kCPU) && !at::impl::torch_function_mode_enabled();
+  // What else is excluded, as torch 2.11's backward does with names of dimensions, a plain tensor has not.
+  constexpr c10::DispatchKeySet plain{c10::DispatchKey::CPU, c10::DispatchKey::AutocastCPU};
+  const uint64_t excluded = keys.excluded_.raw_repr() ^ c10::default_excluded_set.raw_repr();
+  return (keys.included_ - ignored) == (c10::default_included_set - ignored) &&
+         (excluded & plain.raw_repr() & ~c10::full_backend_mask) == 0 && !at::autocast::is_autocast_enabled(at::kCPU) &&
+         !at::impl::torch_function_mode_enabled();
 }
 
 bool is_list(py::handle object) { return PyTuple_CheckExact(object.ptr()) || PyList_CheckExact(object.ptr()); }
