@@ -157,7 +157,7 @@ def has_stacks(device: torch.device) -> bool:
 
 def quick_call(
     cell_name: str, input, hx, weights, layers: int = 0, directions: int = 1, batch_first: bool = False,
-    save: str = "all",
+    save: str | int = "all",
 ):  # fmt: skip
     """A module's call by the shortest way, or None where only the general one will do, which also knows what is wrong.
 
@@ -168,7 +168,7 @@ def quick_call(
     """
     if torch.compiler.is_compiling() or compiled is None or cell_name not in _CELLS or selected() != "auto":
         return None
-    return compiled.quick_call(cell_name, input, hx, weights, layers, directions, batch_first, save)
+    return compiled.quick_call(cell_name, input, hx, weights, layers, directions, batch_first, str(save))
 
 
 def forward_mode() -> bool:

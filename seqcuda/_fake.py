@@ -38,13 +38,18 @@ def _sequence(
     def empty(*shape: int, dtype: torch.dtype = x.dtype) -> Tensor:
         return x.new_empty((*members, *shape), dtype=dtype)
 
-    saved = kind.saved + (kind.states if factors is not None and Factors(*factors).has_keep else 0)
+    marked = extra > 0 and save.isdigit()
+    numbers = kind.saved + (kind.states if factors is not None and Factors(*factors).has_keep else 0)
+    saved = (directions if save == "all" and numbers else 0, *leading, numbers * hidden)
+    if marked:
+        steps = leading[0] if batch_sizes is None else batch_sizes.shape[0]
+        saved = (directions, torch.sym_max(steps - 1, 0) // int(save), batch, extra * hidden)
     return (
         empty(*leading, directions * width),
         empty(directions, batch, width),
         empty(extra, directions, batch, hidden),
-        empty(extra if save != "nothing" else 0, directions, *leading, hidden, dtype=compute),
-        empty(directions if save == "all" and saved else 0, *leading, saved * hidden, dtype=compute),
+        empty(0 if marked or save == "nothing" else extra, directions, *leading, hidden, dtype=compute),
+        empty(*saved, dtype=compute),
     )
 
 

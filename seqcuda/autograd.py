@@ -101,7 +101,7 @@ def _kept(walk: Walk, differentiable: bool) -> str:
     """What the forward keeps."""
     if walk.return_gates:
         return "all"
-    if differentiable:
+    if differentiable and (walk.keeps_states or not walk.return_states):
         return walk.save
     return "states" if walk.return_states else "nothing"
 
@@ -320,7 +320,7 @@ class SequenceTangent(torch.autograd.Function):
         y, h_n, c_n, c_all, x, h0, c0, reset_h, reset_c, weights = torch.ops.seqcuda.sequence_tangent.default(
             cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
             inputs.resets, inputs.reset_h, inputs.reset_c, directions, grads, grad_directions, call.walk.reverse,
-            call.needs, call.walk.save != "nothing",
+            call.needs, call.walk.keeps_states,
         )  # fmt: skip
         gradients = Inputs(x, tuple(weights), h0, c0, None, None, None, reset_h, reset_c).tensors()
         if heads > 1:
@@ -346,7 +346,7 @@ class SequenceTangent(torch.autograd.Function):
     def jvp(ctx, _, *directions: Tensor | None):
         call, moving = ctx.call, [i for i, t in enumerate(directions) if t is not None]
         outputs = OUTPUTS + sum(call.needs)
-        given = [i for i in range(outputs) if i != OUTPUTS - 1 or call.walk.save != "nothing"]
+        given = [i for i in range(outputs) if i != OUTPUTS - 1 or call.walk.keeps_states]
         function, *values = _second_reference(ctx, moving, given)
         _, tangents = torch.func.jvp(function, tuple(values), tuple(directions[i] for i in moving))
         return tuple(replaced((None,) * outputs, given, tangents))

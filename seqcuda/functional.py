@@ -25,7 +25,8 @@ Arguments of the sequence layers:
   ``seqcuda.LSTM.forward``. Differentiable.
 - num_layers, bidirectional, dropout, training, batch_first: as in torch.nn.
 - return_states: True adds a third result, `RNNStates`; "gates" the activated gates as well.
-- save: what training keeps from the forward for the backward: "all", or "states", which computes the gates again.
+- save: what training keeps from the forward for the backward: "all"; "states", which computes the gates again; or k,
+  the states beside h after every k steps at most, and what is between again.
 - recurrent_dropout, zoneout, weight_dropout: as in the constructor of seqcuda.LSTM.
 - detach_every: k cuts the gradient of the state after every k steps; 0: nowhere.
 - heads: W_hh is block-diagonal of so many blocks, and ``weight_hh (G*H, H/heads)`` holds them one below the other.

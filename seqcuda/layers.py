@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,6 @@ from .factors import Room, decays_in, with_weight_dropout
 from .forms import Form, form_of
 from .masks import new_seed
 from .walk import Inputs, Outputs, Walk, compute_dtype
-
-SAVE = ("all", "states")
 
 
 class RNNStates(NamedTuple):
@@ -58,7 +57,7 @@ class Stack:
     training: bool = False
     batch_first: bool = False
     return_states: bool | str = False
-    save: str = "all"
+    save: str | int = "all"
     recurrent_dropout: float = 0.0
     zoneout: float | tuple[float, float] = 0.0
     weight_dropout: float = 0.0
@@ -89,8 +88,7 @@ class Stack:
             raise ValueError(f"{self.name}: detach_every must be an int, 0 or more, got {self.detach_every!r}")
         if self.return_states not in (False, True, "gates"):
             raise ValueError(f'{self.name}: return_states must be False, True or "gates", got {self.return_states!r}')
-        if self.save not in SAVE:
-            raise ValueError(f'{self.name}: save must be "all" or "states", got {self.save!r}')
+        check_save(self.name, self.save)
         check_heads(self.name, self.heads, self.cell)
         if not self.cell.recurrent and (self.recurrent_dropout or self.weight_dropout):
             raise ValueError(
@@ -124,8 +122,9 @@ class Stack:
     def walk(self) -> Walk:
         reverse = (False, True) if self.bidirectional else (False,)
         return Walk(
-            self.cell, reverse, self.save, bool(self.return_states), self.return_states == "gates", self.detach_every
-        )
+            self.cell, reverse, str(self.save), bool(self.return_states), self.return_states == "gates",
+            self.detach_every,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,6 +167,15 @@ class Weights:
     def to(self, dtype: torch.dtype) -> Weights:
         cast = tuple(tuple(None if w is None else w.to(dtype) for w in layer) for layer in self.per_layer)
         return Weights(cast, self.hidden, self.width)
+
+
+def check_save(name: str, save: str | int) -> str | int:
+    """`save`, a number of steps as an int, of whatever kind of integer it is given."""
+    if isinstance(save, Integral) and not isinstance(save, bool) and save > 0:
+        return int(save)
+    if isinstance(save, str) and save in ("all", "states"):
+        return save
+    raise ValueError(f'{name}: save must be "all", "states" or a positive int, got {save!r}')
 
 
 def check_heads(name: str, heads: int, cell: Cell) -> None:

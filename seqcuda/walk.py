@@ -33,7 +33,8 @@ class Walk(NamedTuple):
         cell: which cell.
         reverse: one flag for each direction; True walks from the last step to the first.
         save: what the forward keeps for the backward: "nothing" (inference), "states" (lean: the gates are
-            computed again in the backward) or "all" (fast: the activated gates are kept).
+            computed again in the backward), "all" (fast: the activated gates are kept) or a number of steps, as in
+            "16": the states beside h after every so many steps at most, all others are computed again.
         return_states: the states beside h of all steps are wanted as a result.
         return_gates: the activated gates of all steps are wanted as a result.
         detach_every: the gradient of the state ends between steps ``j * detach_every - 1`` and ``j * detach_every``,
@@ -50,6 +51,11 @@ class Walk(NamedTuple):
     @property
     def directions(self) -> int:
         return len(self.reverse)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Of all steps."""
+        return self.save in ("states", "all")
 
 
 class Factors(NamedTuple):

@@ -72,7 +72,7 @@ def test_every_goal_is_judged_in_the_open(written):
 def test_memory_goals_hold(written):
     """The one section that no clock has a part in."""
     goals = [goal for goal in written[0]["goals"] if goal["section"] == "memory"]
-    assert len(goals) == 6 and all(goal["met"] for goal in goals)
+    assert len(goals) == 8 and all(goal["met"] for goal in goals)
 
 
 def test_onnxruntime(cpu):

@@ -53,6 +53,21 @@ OPTIONS = {
     "more than one block": {"T": 3, "B": 9, "H": 70, "ragged": "lengths", "resets": True},
     "heads, both, packed": {"H": 6, "heads": 3, "reverse": (False, True), "ragged": "packed", "resets": True},
     "heads, lean, zoneout": {"H": 70, "heads": 2, "factors": ("decay", "keep"), "save": "states", "ragged": "lengths"},
+    "both, lengths, resets, segments": {
+        "T": 7,
+        "reverse": (False, True),
+        "ragged": "lengths",
+        "resets": True,
+        "save": "3",
+        "return_states": False,
+    },
+    "zoneout, packed, segments": {
+        "T": 7,
+        "factors": ("decay", "keep"),
+        "ragged": "packed",
+        "save": "2",
+        "return_states": False,
+    },
 }
 STEPWISE = {"factors", "detach_every", "heads"}  # what no other engine does
 # What each engine can run.
@@ -212,6 +227,27 @@ def test_more_steps_than_a_chunk_and_a_table_hold(place, ragged, save):
     assert_close_to_exact(joined(ours), joined(outputs_and_gradients(problem, torch.float64, "auto")))
 
 
+@pytest.mark.parametrize("ragged", ["no", "lengths", "packed"])
+@pytest.mark.parametrize(
+    ("engine", "cell", "P"),
+    [
+        ("stepwise", "lstm", 3),
+        ("stepwise", "lstm_peephole", None),
+        ("stepwise", "slstm", None),
+        ("group", "slstm", None),
+    ],
+)
+def test_segments_and_chunks(emulated, engine, cell, P, ragged):
+    """Of two steps: a chunk of several segments, and a segment of several chunks."""
+    walk = {"T": 7, "B": 4, "P": P, "reverse": (False, True), "ragged": ragged, "resets": True, "return_states": False}
+    try:
+        emulated.set_chunk_bytes(2 * 4 * CELLS[cell].gates * 5 * 4)  # of the gates, in float32
+        for save in ("1", "3"):
+            Place(emulated, "cpu").check(Problem(cell, save=save, **walk), torch.float32, engine)
+    finally:
+        emulated.set_chunk_bytes(32 << 20)
+
+
 def test_more_rows_and_steps_than_65535(place):
     place.check(Problem("gru", T=2, B=70_000, I=1, H=1), torch.float32)
     inputs = Problem("rnn_tanh", T=70_000, B=1, I=1, H=1, bias=False).inputs()
@@ -237,9 +273,10 @@ def test_empty_batch_and_no_steps(place):
 @pytest.mark.parametrize(
     ("engine", "dtype"), [("stepwise", torch.float64), ("cluster", torch.float32), ("group", torch.float32)], ids=str
 )
-@pytest.mark.parametrize("save", ["all", "states"])
+@pytest.mark.parametrize("save", ["all", "states", "2"])
 def test_what_lies_past_the_end_of_a_row_does_not_matter(place, save, engine, dtype):
-    problem = Problem("lstm", T=6, B=4, reverse=(False, True), ragged="lengths", resets=True, save=save)
+    walk = {"reverse": (False, True), "ragged": "lengths", "resets": True, "return_states": save != "2"}
+    problem = Problem("lstm", T=6, B=4, save=save, **walk)
     inputs = problem.inputs()
     expected = place.run(problem, dtype, engine)
     past = torch.arange(problem.T)[:, None] >= inputs.lengths
@@ -273,8 +310,9 @@ WALKED = [("stepwise", {"P": 3}), ("stepwise", {"H": 6, "heads": 3}), ("cluster"
 def test_nothing_waits_for_the_device(emulated, engine, options):
     """No operation that reads a value of a tensor on the host, and none that copies between devices."""
     waits = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "index"}
-    for save in ("all", "states"):
-        problem = Problem("lstm", **options, reverse=(False, True), ragged="lengths", resets=True, save=save)
+    walk = {"reverse": (False, True), "ragged": "lengths", "resets": True, **options}
+    for save in ("all", "states", "2"):
+        problem = Problem("lstm", save=save, return_states=save != "2", **walk)
         with torch.autograd.profiler.profile() as profile:
             op_outputs_and_gradients(problem, torch.float32, emulated, engine=engine)
         seen = {event.key.removeprefix("aten::") for event in profile.key_averages()}

@@ -92,9 +92,11 @@ def test_more_steps_than_a_table_holds(emulated, save):
     check(emulated, problem, torch.float32)
 
 
+@pytest.mark.parametrize("save", ["states", "1", "3"])
 @pytest.mark.parametrize("ragged", ["no", "lengths", "packed"])
-def test_more_steps_than_a_chunk_holds(emulated, ragged):
-    problem = Problem("lstm", T=7, B=11, H=16, reverse=(False, True), ragged=ragged, resets=True, save="states")
+def test_more_steps_than_a_chunk_holds(emulated, ragged, save):
+    walk = {"reverse": (False, True), "ragged": ragged, "resets": True}
+    problem = Problem("lstm", T=7, B=11, H=16, save=save, return_states=save == "states", **walk)
     with knob(emulated.set_chunk_bytes, 2 * problem.B * 4 * problem.H * 4, 32 << 20):  # two steps
         check(emulated, problem, torch.bfloat16)
 

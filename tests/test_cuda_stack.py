@@ -99,6 +99,13 @@ def test_the_same_bits_as_one_after_the_other(ops, engine, cell, dtype, options)
         assert_same(together(ops, problem, saves, engine, dtype), expected)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("cell", ["lstm", "slstm"])
+def test_segments_that_end_inside_chunks(ops, cell, options):
+    problem, saves = Problem(cell, T=T, B=B, H=H, **OPTIONS[options]), ["1", "7", "30"]
+    assert_same(together(ops, problem, saves), one_by_one(ops, problem, saves))
+
+
 def test_a_projected_stack(ops):
     problem = Problem("lstm", T=T, B=B, H=H, P=3)
     assert_same(together(ops, problem, ["all"] * L), one_by_one(ops, problem, ["all"] * L))
@@ -155,7 +162,7 @@ def cuda_is_emulated(ops, monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "options"), [("RNN", {}), ("LSTM", {}), ("GRU", {}), ("SLSTM", {"heads": H})])
-@pytest.mark.parametrize("save", ["all", "states"])
+@pytest.mark.parametrize("save", ["all", "states", 7])
 def test_layers_and_their_gradients(cuda_is_emulated, kind, options, save):
     torch.manual_seed(0)
     layer = getattr(seqcuda, kind)(4, H, num_layers=L, save=save, dtype=torch.float64, **options)
@@ -191,6 +198,6 @@ def test_the_graph_of_a_stack_is_freed(cuda_is_emulated):
 @pytest.mark.parametrize("cell", ["gru", "lstm", "slstm"])
 def test_shapes_without_computing(ops, cell):
     whole, _ = stack_inputs(Problem(cell, T=T, B=B, H=H))
-    arguments = (*whole, (False,), ["nothing", "states", "all"], "auto")
+    arguments = (*whole, (False,), ["nothing", "7", "all"], "auto")
     for ours, known in zip(_stack(*arguments), ops.stack(*arguments), strict=True):
         assert [(t.shape, t.dtype) for t in ours] == [(t.shape, t.dtype) for t in known]

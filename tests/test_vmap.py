@@ -187,6 +187,7 @@ MEMBERS = {
     "both, lengths, resets, lean": {"reverse": (False, True), "ragged": "lengths", "resets": True, "save": "states"},
     "packed, resets, no biases": {"ragged": "packed", "resets": True, "bias": False},
     "one step": {"T": 1, "B": 1, "initial": False},
+    "segments, lengths": {"T": 7, "ragged": "lengths", "resets": True, "save": "2", "return_states": False},
     "factors": {"factors": ("decay", "drop", "mask"), "reverse": (True,), "detach_every": 2},
 }
 

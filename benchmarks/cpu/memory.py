@@ -1,4 +1,4 @@
-"""What training keeps between forward and backward, and that lean training has fast training's gradients."""
+"""What training keeps between forward and backward, and that what keeps less has fast training's gradients."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from ..tables import columns
 from .section import Case, Section, number
 
 SHAPE = Shape("memory", T=200, B=8, I=64, H=128)
-KINDS = ("torch.nn", "fast", "lean")
-GOALS = {"rnn": 1.2, "gru": 1.2, "lstm": 2.2}
+SAVE = {"fast": "all", "lean": "states", "every 16": 16}
+KINDS = ("torch.nn", *SAVE)
+GOALS = {("lean", "rnn"): 1.2, ("lean", "gru"): 1.2, ("lean", "lstm"): 2.2, ("every 16", "lstm"): 1.2}
 
 
 def cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
@@ -35,9 +36,9 @@ def forward(cell: str, kind: str, dtype: torch.dtype = torch.float32):
     case = bench.Case(SHAPE, cell, "training")
     layer, x = bench.layer_and_input(case, "torch" if kind == "torch.nn" else "seqcuda", dtype=dtype)
     wanted = [x.requires_grad_(), *layer.parameters()]
-    if kind == "lean":
-        return lambda: getattr(seqcuda.functional, cell)(x, None, wanted[1:], save="states")[0], wanted
-    return lambda: layer(x)[0], wanted
+    if kind == "torch.nn":
+        return lambda: layer(x)[0], wanted
+    return lambda: getattr(seqcuda.functional, cell)(x, None, wanted[1:], save=SAVE[kind])[0], wanted
 
 
 def kept(forward: Callable[[], torch.Tensor], wanted: list[torch.Tensor]) -> int:
@@ -87,26 +88,27 @@ def measure(cell: str, kind: str, _: float) -> dict:
 
 
 def goals(rows: list[dict]):
-    lean = {row["cell"]: row for row in rows if row["training"] == "lean"}
+    measured = {(row["training"], row["cell"]): row for row in rows}
     for what, key, wanted in (
         ("H-floats kept per step and row", "H-floats per step and row", GOALS),
         (
             "error of the gradients, 1 being what the rule allows beside fast",
             "error of the gradients",
-            dict.fromkeys(CELLS, 1),
+            dict.fromkeys(GOALS, 1),
         ),
     ):
-        for cell in CELLS:
-            found = {"": (lean[cell][key], "")} if cell in lean else {}
-            yield Goal(f"lean, {cell.upper()}, {what}", "at most", wanted[cell], found)
+        for (kind, cell), most in wanted.items():
+            found = {"": (measured[kind, cell][key], "")} if (kind, cell) in measured else {}
+            yield Goal(f"{kind}, {cell.upper()}, {what}", "at most", most, found)
 
 
 SECTION = Section(
     "memory",
     f"""What training keeps for the backward, {SHAPE.describe()}: the storages of the tensors that autograd saves,
 each counted once, without the input and the weights, with the output; in H floats for each step and row. Fast training
-keeps the gates, lean training (save="states") computes them again. The error of the gradients against float64 is
-in what the tolerance rule of seqcuda/testing.py allows beside fast training.""",
+keeps the gates, lean training (save="states") computes them again, and with save=16 the states between every 16 steps
+as well. The error of the gradients against float64 is in what the tolerance rule of seqcuda/testing.py allows beside
+fast training.""",
     cases,
     goals,
     (*columns("cell", "training"), number("kB"), number("H-floats per step and row"), number("error of the gradients")),

@@ -302,8 +302,12 @@ struct BackwardWalk {
         if constexpr (kPhase < kLastPhase) {
           const L next = Cell::template operand<kPhase + 1>(saved, s);
           times(f.factors.drop.of(t, from.batch), u, n, next).store(operand + dense * H + u, n);
-        } else if (f.has_keep()) {
-          for (int j = 0; j < Traits::kStates; ++j) s_new[j].store(kept + (Traits::kSaved + j) * H + u, n);
+        } else {
+          for (int j = 0; f.has_keep() && j < Traits::kStates; ++j)
+            s_new[j].store(kept + (Traits::kSaved + j) * H + u, n);
+          for (int e = 0; f.restores && e < kExtra; ++e)
+            mixed(f.factors.keep_c.of(t, from.batch, e), u, n, s[1 + e], s_new[1 + e])
+                .store(f.c_all + e * f.c_all_plane + f.plan->row(t, i) * f.c_all_stride + u, n);
         }
       }
     }

@@ -46,13 +46,6 @@ struct ForwardWalk {
     return row;
   }
 
-  // keep s' + (1 - keep) new
-  static SEQ_INLINE L mixed(const T* keep, int64_t u, int64_t n, L entered, L fresh) {
-    if (!keep) return fresh;
-    const L k = L::load(keep + u, n);
-    return k * entered + (L(T(1)) - k) * fresh;
-  }
-
   static SEQ_INLINE void store_h(const Forward<T>& f, const Row& row, int64_t u, int64_t n, L h) {
     const int64_t at = row.place * f.width + u, next = (row.k + 1) % 2;
     if (f.has_factors) h = mixed(f.factors.keep_h.of(row.t, row.batch), u, n, L::load(f.h[row.k % 2] + at, n), h);

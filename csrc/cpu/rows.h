@@ -20,6 +20,14 @@ SEQ_INLINE Lanes<T> times(const T* factor, int64_t u, int64_t n, Lanes<T> x) {
   return factor ? Lanes<T>::load(factor + u, n) * x : x;
 }
 
+// keep entered + (1 - keep) fresh, where there is a keep.
+template <class T>
+SEQ_INLINE Lanes<T> mixed(const T* keep, int64_t u, int64_t n, Lanes<T> entered, Lanes<T> fresh) {
+  if (!keep) return fresh;
+  const Lanes<T> k = Lanes<T>::load(keep + u, n);
+  return k * entered + (Lanes<T>(T(1)) - k) * fresh;
+}
+
 // The parameters of a cell for n units from u on.
 template <class Traits, class T>
 SEQ_INLINE void load_parameters(const Walk<T>& w, int64_t u, int64_t n, Lanes<T>* p) {

@@ -124,6 +124,7 @@ struct Rows {
   void* saved = nullptr;                    // T [rows, saved_width]
   void* out = nullptr;                      // S [rows, width of what is asked for]
   const void* dgx = nullptr;                // S [rows, G, H]
+  bool restores = false;                    // recompute gives c_all as well; the rows of one step
   struct {
     int64_t gx, gh, saved, out, dgx;
   } apart{};

@@ -49,8 +49,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) recompute(Walk w, Ste
   if constexpr (kPhase < W::kLastPhase) {
     const L operand = Cell::template operand<kPhase + 1>(saved, state);
     store<S>(rows.out, r * H + u, times<typename W::T>(w.factors.drop, at.now.t, at.b, u, operand));
-  } else if (W::has_keep(w)) {
-    W::store_new(w, rows.saved, r, u, state_new);
+  } else {
+    if (W::has_keep(w)) W::store_new(w, rows.saved, r, u, state_new);
+    const int64_t row = at.now.first + at.b;
+    for (int e = 0; rows.restores && e < W::kExtra; ++e)
+      store<typename W::T>(
+          w.c_all, e * w.c_all_plane + row * H + u,
+          mixed<typename W::T>(w.factors.keep_c, at.now.t, at.b, u, state[1 + e], state_new[1 + e], e));
   }
 }
 

@@ -126,10 +126,11 @@ struct Forward : Walk<T> {
   const T* gx = nullptr;
   int64_t gx_first = 0;  // the dense row of gx[0]
   const T* b_hh = nullptr;
-  T* h[2] = {};          // [B, P] by place: the state that enters walk step k, in h[k % 2]
-  T* dropped[2] = {};    // the same times `drop`, where there is one
-  T* c = nullptr;        // [S-1][B, H] by place
-  T* operand = nullptr;  // [B, H] by place: what the next phase's product reads, and h before its projection
+  T* h[2] = {};           // [B, P] by place: the state that enters walk step k, in h[k % 2]
+  T* dropped[2] = {};     // the same times `drop`, where there is one
+  T* c = nullptr;         // [S-1][B, H] by place
+  T* operand = nullptr;   // [B, H] by place: what the next phase's product reads, and h before its projection
+  bool restores = false;  // what computes the gates again gives c_all as well, step by step
 };
 
 template <class T>

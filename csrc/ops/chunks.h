@@ -11,6 +11,7 @@ namespace seq::ops {
 struct Chunk {
   int64_t k0, k1, t0, t1, r0, r1;
   int64_t rows() const { return r1 - r0; }
+  bool operator==(const Chunk&) const = default;
 };
 
 inline Chunk chunk_of(const PlanStorage& plan, int64_t k0, int64_t k1, bool reverse) {

@@ -5,6 +5,7 @@
 #include "ops/chunks.h"
 #include "ops/layer.h"
 #include "ops/packed_product.h"
+#include "ops/segments.h"
 #include "ops/team.h"
 
 namespace seq::ops {
@@ -136,6 +137,14 @@ void set_walk(Walk<T>& walk, const Arguments& a, const Layer& layer, const PlanS
     walk.c_all_plane = layer.directions * layer.rows * layer.hidden;
     walk.c_all_stride = layer.hidden;
   }
+}
+
+// The states of walk w for the steps that the window of its direction holds now.
+template <class T>
+void set_states(Walk<T>& walk, const Layer& layer, int64_t w, const StateWindow& window) {
+  walk.c_all = static_cast<T*>(window.origin()) + w % layer.heads * layer.head_hidden();
+  walk.c_all_plane = window.plane();
+  walk.c_all_stride = layer.hidden;
 }
 
 // The state that enters each row's first step, in both halves of the double buffer.

@@ -41,8 +41,14 @@ void check_saved(const Saved& s, const Layer& layer, const at::Tensor& x) {
     return before;
   };
   check(s.y, "y", layer.dtype, with_rows({}, D * layer.width));
-  check(s.c_all, "c_all", layer.compute, with_rows({layer.extra(), D}, H));
-  if (s.saved.numel() > 0) check(s.saved, "saved", layer.compute, with_rows({D}, layer.saved_width));
+  const bool marked = s.marked(layer);
+  check(s.c_all, "c_all", layer.compute, with_rows({marked ? 0 : layer.extra(), D}, H));
+  if (marked) {
+    TORCH_CHECK(s.saved.dim() == 4, "seqcuda: saved must have 4 dimensions where c_all is empty, got ", s.saved.dim());
+    check(s.saved, "saved", layer.compute, {D, s.saved.size(1), B, layer.extra() * H});
+  } else if (s.saved.numel() > 0) {
+    check(s.saved, "saved", layer.compute, with_rows({D}, layer.saved_width));
+  }
   if (s.grad_y.has_value()) check(*s.grad_y, "grad_y", layer.dtype, s.y.sizes().vec());
   if (s.grad_h_n.has_value()) check(*s.grad_h_n, "grad_h_n", layer.dtype, {D, B, layer.width});
   if (s.grad_c_n.has_value()) check(*s.grad_c_n, "grad_c_n", layer.dtype, {layer.extra(), D, B, H});

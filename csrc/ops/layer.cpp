@@ -1,6 +1,7 @@
 #include "ops/layer.h"
 
 #include <algorithm>
+#include <charconv>
 #include <numeric>
 
 namespace seq::ops {
@@ -130,8 +131,14 @@ at::Tensor Layer::with_leading(const at::Tensor& t, int64_t dim) const {
 
 Kept::Kept(const std::string& save, const Layer& layer)
     : states(save != "nothing" && layer.extra() > 0), gates(save == "all" && layer.saved_width > 0) {
-  TORCH_CHECK_VALUE(save == "nothing" || save == "states" || save == "all",
-                    "seqcuda: save must be nothing, states or all, got '", save, "'");
+  if (save == "nothing" || save == "states" || save == "all") return;
+  int64_t steps = 0;
+  const auto [end, error] = std::from_chars(save.data(), save.data() + save.size(), steps);
+  TORCH_CHECK_VALUE(error == std::errc() && end == save.data() + save.size() && steps > 0,
+                    "seqcuda: save must be nothing, states, all or a positive number, got '", save, "'");
+  if (layer.extra() == 0) return;  // h is in y
+  states = false;
+  marks = std::max<int64_t>(layer.steps - 1, 0) / steps;
 }
 
 at::Tensor computed(const OptionalTensor& t, const Layer& layer) {

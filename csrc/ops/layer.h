@@ -75,6 +75,7 @@ struct Layer {
 struct Kept {
   Kept(const std::string& save, const Layer& layer);
   bool states, gates;
+  std::optional<int64_t> marks = {};  // the states between segments only, so many times: ops/segments.h
 };
 
 struct DirectionWeights {

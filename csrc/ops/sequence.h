@@ -18,6 +18,11 @@ SequenceResult sequence_cpu(const Arguments& a, const std::string& save, const s
 struct Saved {
   OptionalTensor grad_y, grad_h_n, grad_c_n, grad_c_all;
   at::Tensor y, c_all, saved;
+
+  // The states beside h were kept between segments only: `saved` are the marks of ops/segments.h.
+  bool marked(const Layer& layer) const { return layer.extra() > 0 && c_all.size(0) == 0; }
+  // The gates are to be computed again.
+  bool lean(const Layer& layer) const { return marked(layer) || (layer.saved_width > 0 && saved.numel() == 0); }
 };
 
 // Gradients of x, h0, c0, reset_h, reset_c, decay_h, decay_c and the weights; empty where `needs`, in the order of

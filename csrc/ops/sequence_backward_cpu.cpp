@@ -1,5 +1,6 @@
 // The backward of a layer on the CPU: chunks of time from the last to the first. A chunk: what lean training did not
-// keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each.
+// keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each. Where the
+// states beside h were kept between segments only, those of some segments are restored before their chunks.
 #include <numeric>
 
 #include "ops/cpu_common.h"
@@ -17,6 +18,8 @@ struct DirectionBackward {
   DirectionWeights weights, grads;
   PackedMatrix<T> w_ih;  // for dx
   at::Tensor dgx, dgh, dh_out, saved;
+  Chunk with_gates{};  // the chunk whose gates were computed again last
+  std::optional<StateWindow> window;
 };
 
 // Of one walk, a head of a direction.
@@ -60,7 +63,7 @@ class LayerBackward {
     y_ = s.y.to(layer.compute).contiguous();
     c_all_ = s.c_all.contiguous();
     grad_y_ = computed(s.grad_y, layer), grad_c_all_ = computed(s.grad_c_all, layer);
-    lean_ = layer.saved_width > 0 && s.saved.numel() == 0;
+    lean_ = s.lean(layer), marked_ = s.marked(layer);
     saved_ = s.saved.contiguous();
     const at::Tensor grad_h_n = by_walk(computed(s.grad_h_n, layer), layer);
     const at::Tensor grad_c_n = by_walk(computed(s.grad_c_n, layer), layer);
@@ -79,6 +82,7 @@ class LayerBackward {
     // A group's products are over its own rows alone, so that they are few: all steps at once.
     steps_ =
         needs.groups > 0 ? std::max<int64_t>(layer.steps, 1) : steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
+    segments_ = restored_steps(layer, marked_ && needs.groups == 0 ? saved_.size(1) : 0, steps_);
     const int64_t rows = std::min(steps_ * B, plan_.dense());
     if (plan_.plan.order) order_ = at::tensor(plan_.order);
     directions_.resize(D), walks_.resize(W);
@@ -87,32 +91,16 @@ class LayerBackward {
   }
 
   SequenceGradients run() {
-    const int64_t chunks = (layer_.steps + steps_ - 1) / steps_;
-    for (int64_t j = chunks - 1; j >= 0; --j) {
-      const int64_t k0 = j * steps_, k1 = std::min(k0 + steps_, layer_.steps);
-      std::vector<Chunk> chunks_of;
-      std::vector<at::Tensor> xs, entering(layer_.walks());
-      for (int64_t d = 0; d < layer_.directions; ++d) {
-        const Chunk c = chunk_of(plan_, k0, k1, a_.reverse[d]);
-        chunks_of.push_back(c);
-        xs.push_back(chunk_rows_of(x_, plan_, c));
-        for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
-          walks_[w].b.first = c.r0;
-          if (lean_ || needs_.weight(d, 1)) entering[w] = gather_entering(w, c);
-        }
-        if (lean_) recompute(d, c, xs[d], entering);
+    for (int64_t s1 = layer_.steps, s0; s1 > 0; s1 = s0) {
+      s0 = (s1 - 1) / segments_ * segments_;
+      if (marked_) restore(s0, s1);
+      for (int64_t k1 = s1, k0; k1 > s0; k1 = k0) {
+        k0 = s0 + (k1 - 1 - s0) / steps_ * steps_;
+        walk_chunk(k0, k1);
       }
-      if (engine_ == Engine::kPanel) {
-        team_.run(plan_, [&](int64_t w, const cpu::Share& share) {
-          kernels_.backward(walks_[w].b, walks_[w].packed.panels, share, k0, k1);
-        });
-      } else {
-        for (int64_t w = 0; w < layer_.walks(); ++w) stepwise(w, k0, k1);
-      }
-      for (int64_t d = 0; d < layer_.directions; ++d) products(d, chunks_of[d], xs[d], entering, j == chunks - 1);
     }
     for (auto& dir : directions_) {
-      if (chunks == 0) {
+      if (layer_.steps == 0) {
         for (const auto& g : dir.grads.all())
           if (g.defined()) g.zero_();
       } else if (needs_.groups == 0 && one_sum(dir.grads)) {
@@ -132,6 +120,7 @@ class LayerBackward {
     dir.dgx = at::empty({rows, gates}, options_);
     dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, gates}, options_);
     if (layer_.projected()) dir.dh_out = at::empty({rows, layer_.width}, options_);
+    if (marked_) dir.window.emplace(layer_, plan_, d, a_.reverse[d], segments_ + 1);
     if (lean_)
       dir.saved = at::empty({rows, layer_.saved_width}, options_);
     else if (layer_.saved_width > 0)
@@ -154,7 +143,7 @@ class LayerBackward {
       b.dy = grad_y_.template const_data_ptr<T>() + number * P;
       b.dy_stride = b.y_stride;
     }
-    if (grad_c_all_.defined())
+    if (grad_c_all_.defined() && !marked_)
       b.dc_all = grad_c_all_.template const_data_ptr<T>() + d * layer_.rows * layer_.hidden + head * H;
     w.dh = by_place(grad_h_n.defined() ? grad_h_n[number] : at::zeros({B, P}, options_), 0);
     b.dh = w.dh.template mutable_data_ptr<T>();
@@ -173,6 +162,51 @@ class LayerBackward {
     if (lean_) {
       static_cast<Walk<T>&>(w.again) = b;
       w.again.b_hh = data_or_null<T>(w.weights.b_hh);
+    }
+  }
+
+  void walk_chunk(int64_t k0, int64_t k1) {
+    std::vector<Chunk> chunks;
+    std::vector<at::Tensor> xs, entering(layer_.walks());
+    for (int64_t d = 0; d < layer_.directions; ++d) {
+      const Chunk c = chunk_of(plan_, k0, k1, a_.reverse[d]);
+      chunks.push_back(c);
+      xs.push_back(chunk_rows_of(x_, plan_, c));
+      for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
+        walks_[w].b.first = c.r0;
+        if (lean_ || needs_.weight(d, 1)) entering[w] = gather_entering(w, c);
+      }
+      if (lean_ && directions_[d].with_gates != c) recompute(d, c, xs[d], entering);
+    }
+    if (engine_ == Engine::kPanel) {
+      team_.run(plan_, [&](int64_t w, const cpu::Share& share) {
+        kernels_.backward(walks_[w].b, walks_[w].packed.panels, share, k0, k1);
+      });
+    } else {
+      for (int64_t w = 0; w < layer_.walks(); ++w) stepwise(w, k0, k1);
+    }
+    const bool first = k1 == layer_.steps;
+    for (int64_t d = 0; d < layer_.directions; ++d) products(d, chunks[d], xs[d], entering, first);
+  }
+
+  // The states beside h of the walk steps [s0, s1), from those that were kept before s0.
+  void restore(int64_t s0, int64_t s1) {
+    // The operand of a later phase depends on the states: with more than one, a chunk is a step.
+    const int64_t steps = kernels_.phases > 1 ? 1 : steps_;
+    for (int64_t d = 0; d < layer_.directions; ++d) {
+      StateWindow& window = *directions_[d].window;
+      window.move(std::max<int64_t>(s0 - 1, 0), s1);
+      if (s0 > 0) window.take(saved_, s0);
+      for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
+        set_states(walks_[w].b, layer_, w, window);
+        set_states(walks_[w].again, layer_, w, window);
+      }
+      std::vector<at::Tensor> entering(layer_.walks());
+      for (int64_t k0 = s0; k0 < s1; k0 += steps) {
+        const Chunk c = chunk_of(plan_, k0, std::min(k0 + steps, s1), a_.reverse[d]);
+        for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) entering[w] = gather_entering(w, c);
+        recompute(d, c, chunk_rows_of(x_, plan_, c), entering, true);
+      }
     }
   }
 
@@ -206,8 +240,11 @@ class LayerBackward {
                   c, layer_.head_width());
   }
 
-  void recompute(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering) {
-    const auto& dir = directions_[d];
+  // The gates that lean training did not keep; restores: the states beside h as well.
+  void recompute(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering,
+                 bool restores = false) {
+    auto& dir = directions_[d];
+    dir.with_gates = c;
     const int64_t H = layer_.head_hidden();
     at::Tensor gx = at::empty({c.rows(), layer_.cell.gates * layer_.hidden}, options_);
     if (c.rows() > 0) multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
@@ -215,6 +252,7 @@ class LayerBackward {
       const int64_t number = d * layer_.heads + head;
       auto& w = walks_[number];
       w.b.saved_first = w.again.saved_first = w.again.gx_first = c.r0;
+      w.again.restores = restores;
       if (c.rows() == 0) continue;
       w.again.gx = gx.template const_data_ptr<T>() + gates_at(head);
       at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
@@ -227,8 +265,12 @@ class LayerBackward {
         }
         const T* product = data_or_null<T>(gh);
         T* next = operand.defined() ? operand.template mutable_data_ptr<T>() : nullptr;
-        for_steps(c,
-                  [&](int64_t k, const cpu::Share& share) { kernels_.recompute[p](w.again, share, k, product, next); });
+        const auto call = [&](int64_t k, const cpu::Share& s) { kernels_.recompute[p](w.again, s, k, product, next); };
+        if (!restores)
+          for_steps(c, call);
+        else
+          for (int64_t k = c.k0; k < c.k1; ++k)
+            for_places(layer_.batch, gates_of(p), [&](const auto& s) { call(k, s); });
       }
     }
   }
@@ -451,8 +493,8 @@ class LayerBackward {
   const States states_;
   at::Tensor x_, y_, c_all_, saved_, grad_y_, grad_c_all_;
   at::Tensor dx_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, order_;
-  bool lean_ = false, dx_once_ = false;
-  int64_t steps_ = 1;
+  bool lean_ = false, marked_ = false, dx_once_ = false;
+  int64_t steps_ = 1, segments_ = 1;  // of a chunk; of the segments that are restored at once
   std::vector<DirectionBackward<T>> directions_;
   std::vector<WalkBackward<T>> walks_;
 };

@@ -13,6 +13,7 @@ struct DirectionForward {
   DirectionWeights weights;
   PackedMatrix<T> w_ih;
   at::Tensor gx, scratch;
+  std::optional<StateWindow> window;  // where c_all is not kept, for the marks
 };
 
 // Of one walk, a head of a direction.
@@ -48,7 +49,8 @@ Results empty_results(const Layer& layer, const Kept& kept, int64_t members, con
   };
   return {empty({}, layer.leading, D * P), empty({D}, B, P), empty({extra, D}, B, H),
           empty({kept.states ? extra : 0, D}, layer.leading, H),
-          empty({kept.gates ? D : 0}, layer.leading, layer.saved_width)};
+          kept.marks ? empty({D, *kept.marks}, B, extra * H).zero_()
+                     : empty({kept.gates ? D : 0}, layer.leading, layer.saved_width)};
 }
 
 // t [.., T, B, width]: 0 where a row has ended.
@@ -104,8 +106,10 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
   const at::Tensor x = flat_rows(a.x, layer);
   const bool scratch = kernels.phases > 1 && !kept.gates;
   // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
-  if (plan.plan.order)
-    for (const auto& t : {out.y, out.c_all, out.saved}) zero_dead_rows<T>(t, plan);
+  if (plan.plan.order) {
+    for (const auto& t : {out.y, out.c_all}) zero_dead_rows<T>(t, plan);
+    if (kept.gates) zero_dead_rows<T>(out.saved, plan);
+  }
 
   const int64_t steps = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
   const int64_t chunk_rows = std::min(steps * B, plan.dense());
@@ -116,6 +120,7 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
     if (engine == Engine::kPanel) dir.w_ih = PackedMatrix<T>::transposed(kernels, dir.weights.w_ih);
     dir.gx = at::empty({chunk_rows, G * layer.hidden}, options);
     if (scratch) dir.scratch = at::empty({chunk_rows, layer.saved_width}, options);
+    if (kept.marks.value_or(0) > 0) dir.window.emplace(layer, plan, d, a.reverse[d], steps);
   }
   std::vector<WalkForward<T>> walks(layer.walks());
   for (int64_t j = 0; j < layer.walks(); ++j) {
@@ -156,9 +161,11 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
   for (int64_t k0 = 0; k0 < layer.steps; k0 += steps) {
     const int64_t k1 = std::min(k0 + steps, layer.steps);
     for (int64_t d = 0; d < D; ++d) {
-      const auto& dir = directions[d];
+      auto& dir = directions[d];
       const Chunk chunk = chunk_of(plan, k0, k1, a.reverse[d]);
+      if (dir.window) dir.window->move(k0, k1);
       for (int64_t j = d * layer.heads; j < (d + 1) * layer.heads; ++j) {
+        if (dir.window) set_states(walks[j].f, layer, j, *dir.window);
         walks[j].f.gx_first = chunk.r0;
         if (scratch) walks[j].f.saved_first = chunk.r0;
       }
@@ -176,6 +183,9 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
     } else {
       for (auto& w : walks) stepwise(kernels, layer, plan, w, k0, k1);
     }
+    for (const auto& dir : directions)
+      if (dir.window)
+        dir.window->keep(out.saved, k0, k1, [](const at::Tensor& mark, const at::Tensor& left) { mark.copy_(left); });
   }
 
   at::Tensor h_n = layer.heads == 1 ? out.h_n : at::empty({layer.walks(), B, P}, options);

@@ -19,7 +19,7 @@ class GRU(SequenceLayer, torch.nn.GRU):
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in torch.nn.GRU.
         save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
-            gates again.
+            gates again; a number of steps is taken as in seqcuda.LSTM, and keeps what "states" does.
         recurrent_dropout: keyword-only. Probability of dropping a unit of h_{t-1} in the product with W_hh, in
             training: one mask for all steps of a row, Gal and Ghahramani 2015, arXiv:1512.05287.
         zoneout: keyword-only. Probability that a unit of the state stays as it was before the step; in eval mode its

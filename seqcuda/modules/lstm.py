@@ -19,8 +19,8 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
     Args:
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in torch.nn.LSTM.
-        save: keyword-only. What training keeps of the forward: "all", or "states", for the backward to compute the
-            gates again.
+        save: keyword-only. What training keeps of the forward: "all"; "states", for the backward to compute the gates
+            again; or k, c after every k steps and h, for it to compute the rest again.
         recurrent_dropout: keyword-only. Probability of dropping a unit of h_{t-1} in the product with W_hh, in
             training: one mask for all steps of a row, Gal and Ghahramani 2015, arXiv:1512.05287.
         zoneout: keyword-only. Probability that a unit of the state stays as it was before the step; in eval mode its

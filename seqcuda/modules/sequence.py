@@ -19,7 +19,7 @@ class SequenceLayer(torch.nn.RNNBase):
 
     __signature__ = ConstructorSignature()
 
-    save = "all"
+    save: str | int = "all"
     recurrent_dropout = weight_dropout = 0.0
     zoneout: float | tuple[float, float] = 0.0
     heads = 1
@@ -27,7 +27,7 @@ class SequenceLayer(torch.nn.RNNBase):
     def __init__(
         self,
         *args,
-        save: str = "all",
+        save: str | int = "all",
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
         weight_dropout: float = 0.0,
@@ -36,12 +36,10 @@ class SequenceLayer(torch.nn.RNNBase):
         dtype=None,
         **kwargs,
     ):
-        if save not in layers.SAVE:
-            raise ValueError(f'save must be "all" or "states", got {save!r}')
         # torch.nn.utils.skip_init takes modules whose signature names `device`; torch.nn's own does not.
         factory = {"device": device, "dtype": dtype}
         super().__init__(*args, **kwargs, **{k: v for k, v in factory.items() if v is not None})
-        self.save = save
+        self.save = layers.check_save(type(self).__name__, save)
         self.recurrent_dropout, self.zoneout, self.weight_dropout = recurrent_dropout, zoneout, weight_dropout
         self.heads = heads
         self._stack(False)  # which checks the options

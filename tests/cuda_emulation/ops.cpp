@@ -50,6 +50,13 @@ void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   }));
 }
 
+void copy_into(const at::Tensor& to, const at::Tensor& from) {
+  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
+    to.copy_(from);
+    return nullptr;
+  }));
+}
+
 }  // namespace seq::ops
 
 namespace {

@@ -8,6 +8,7 @@
 #include "ops/chunks.h"
 #include "ops/cuda/device.h"
 #include "ops/members.h"
+#include "ops/segments.h"
 
 namespace seq::ops {
 
@@ -114,6 +115,13 @@ void place(P*& pointer, int64_t& apart, const at::Tensor& t, int64_t at = 0) {
 template <class P>
 void place_rows(P*& pointer, int64_t& apart, const at::Tensor& t, int64_t row) {
   if (t.defined()) place(pointer, apart, t, row * t.stride(1));
+}
+
+// The states of a walk for the steps that a window holds now.
+inline void set_states(cuda::Walk& walk, const StateWindow& window) {
+  walk.c_all = window.origin();
+  walk.c_all_plane = window.plane();
+  walk.apart.c_all = bytes_apart(window.states());
 }
 
 // product_into for each matrix: of members, of heads, or of the heads of members.

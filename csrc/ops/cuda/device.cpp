@@ -58,4 +58,6 @@ void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
     same ? at::mm_out(out, a, b) : at::mm_out(out, a, b, out.scalar_type());
 }
 
+void copy_into(const at::Tensor& to, const at::Tensor& from) { to.copy_(from); }
+
 }  // namespace seq::ops

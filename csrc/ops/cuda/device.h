@@ -29,4 +29,6 @@ int compute_capability(const at::Device& device);
 // torch.backends.cuda.matmul, which is what cuBLAS asks, and tf32_allowed() both allow it.
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
 
+void copy_into(const at::Tensor& to, const at::Tensor& from);
+
 }  // namespace seq::ops

@@ -10,7 +10,8 @@ LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer
   c_all_ = s.c_all.contiguous();
   saved_ = s.saved.contiguous();
   grad_y_ = contiguous(s.grad_y), grad_c_all_ = contiguous(s.grad_c_all);
-  lean_ = layer.saved_width > 0 && s.saved.numel() == 0;
+  const Saved first = c_.alone ? given : Member(c_.members, 0).of(given);
+  lean_ = first.lean(layer), marked_ = first.marked(layer);
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
   const int64_t M = c_.members;
   const auto start = [&](const OptionalTensor& t, at::IntArrayRef sizes) {
@@ -33,34 +34,59 @@ LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer
     c_.x = c_.x.masked_fill(t.ge(c_.lengths.unsqueeze(1)).view({M, layer.rows, 1}), 0);
   }
   steps_ = std::min(steps_per_chunk(layer, cuda_chunk_bytes / M, 1), most_steps);
+  segments_ = restored_steps(layer, marked_ ? saved_.size(2) : 0, steps_);
   directions_.resize(D);
   for (int64_t d = 0; d < D; ++d) set_up(d, std::min(steps_ * B, layer.rows));
 }
 
 SequenceGradients LayerBackward::run() {
-  const int64_t chunks = layer_.batch > 0 ? (layer_.steps + steps_ - 1) / steps_ : 0;
-  for (int64_t j = chunks - 1; j >= 0; --j) {
-    const int64_t k0 = j * steps_, k1 = std::min(k0 + steps_, layer_.steps);
-    for (int64_t d = 0; d < layer_.directions; ++d) {
-      auto& dir = directions_[d];
-      const Chunk chunk = c_.chunk(k0, k1, d);
-      if (lean_ || dir.grads.w_hh.defined()) dir.entering = gather(c_.kernels.entering, layer_.width, d, chunk);
-      if (lean_) recompute(d, chunk);
-      if (c_.lengths.defined()) {  // nobody writes past the end of a row
-        dir.dgx.zero_();
-        if (!layer_.cell.same_grads) dir.dgh.zero_();
-        if (dir.dh_out.defined()) dir.dh_out.zero_();
-      }
+  const int64_t steps = layer_.batch > 0 ? layer_.steps : 0;
+  for (int64_t s1 = steps, s0; s1 > 0; s1 = s0) {
+    s0 = (s1 - 1) / segments_ * segments_;
+    if (marked_) restore(s0, s1);
+    for (int64_t k1 = s1, k0; k1 > s0; k1 = k0) {
+      k0 = s0 + (k1 - 1 - s0) / steps_ * steps_;
+      walk_chunk(k0, k1);
     }
-    walk(k0, k1);
-    for (int64_t d = 0; d < layer_.directions; ++d) multiply(d, c_.chunk(k0, k1, d), j == chunks - 1);
   }
   finish();
-  if (chunks == 0)
+  if (steps == 0)
     for (const auto& dir : directions_)
       for (const auto& g : dir.grads.all())
         if (g.defined()) g.zero_();
   return results();
+}
+
+void LayerBackward::walk_chunk(int64_t k0, int64_t k1) {
+  for (int64_t d = 0; d < layer_.directions; ++d) {
+    auto& dir = directions_[d];
+    const Chunk chunk = c_.chunk(k0, k1, d);
+    if (lean_ || dir.grads.w_hh.defined()) dir.entering = gather(c_.kernels.entering, layer_.width, d, chunk);
+    if (lean_ && dir.with_gates != chunk) recompute(d, chunk);
+    if (c_.lengths.defined()) {  // nobody writes past the end of a row
+      dir.dgx.zero_();
+      if (!layer_.cell.same_grads) dir.dgh.zero_();
+      if (dir.dh_out.defined()) dir.dh_out.zero_();
+    }
+  }
+  walk(k0, k1);
+  for (int64_t d = 0; d < layer_.directions; ++d) multiply(d, c_.chunk(k0, k1, d), k1 == layer_.steps);
+}
+
+void LayerBackward::restore(int64_t s0, int64_t s1) {
+  // The operand of a later phase depends on the states: with more than one, a chunk is a step.
+  const int64_t steps = layer_.cell.phases > 1 ? 1 : steps_;
+  for (int64_t d = 0; d < layer_.directions; ++d) {
+    auto& dir = directions_[d];
+    dir.window->move(std::max<int64_t>(s0 - 1, 0), s1);
+    set_states(dir.b, *dir.window);
+    if (s0 > 0) dir.window->take(saved_, s0);
+    for (int64_t k0 = s0; k0 < s1; k0 += steps) {
+      const Chunk chunk = c_.chunk(k0, std::min(k0 + steps, s1), d);
+      dir.entering = gather(c_.kernels.entering, layer_.width, d, chunk);
+      recompute(d, chunk, true);
+    }
+  }
 }
 
 void LayerBackward::set_up(int64_t d, int64_t rows) {
@@ -72,7 +98,7 @@ void LayerBackward::set_up(int64_t d, int64_t rows) {
   c_.set_walk(b, d, y_, c_all_);
   place(b.dy, apart.dy, grad_y_, d * P);
   b.dy_stride = b.y_stride;
-  place(b.dc_all, apart.dc_all, grad_c_all_, d * layer_.rows * H);
+  if (!marked_) place(b.dc_all, apart.dc_all, grad_c_all_, d * layer_.rows * H);
   place(b.dh, apart.dh, dh_, d * B * P), place(b.dc, apart.dc, dc_, d * B * H);
   place(b.dreset_h, apart.dreset_h, dreset_h_, d * B * P), place(b.dreset_c, apart.dreset_c, dreset_c_, d * B * H);
   b.ddecay_h = factor_of<void>(of_first(ddecay_h_), d), apart.ddecay_h = bytes_apart(ddecay_h_);
@@ -80,6 +106,7 @@ void LayerBackward::set_up(int64_t d, int64_t rows) {
   dir.dgx = at::empty({M, rows, G * H}, data_);
   dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({M, rows, G * H}, data_);
   if (layer_.projected()) dir.dh_out = at::empty({M, rows, P}, data_);
+  if (marked_) dir.window.emplace(layer_, c_.plan, d, c_.reverse[d], segments_ + 1, std::vector<int64_t>{M});
   if (lean_)
     dir.saved = at::empty({M, rows, layer_.saved_width}, c_.compute);
   else if (layer_.saved_width > 0)
@@ -87,11 +114,10 @@ void LayerBackward::set_up(int64_t d, int64_t rows) {
 }
 
 template <class Call>
-void LayerBackward::for_tables(int64_t d, const Chunk& chunk, const Call& call) const {
-  for (int64_t t0 = chunk.t0; t0 < chunk.t1; t0 += cuda::kStepsPerTable) {
-    const int64_t t1 = std::min<int64_t>(t0 + cuda::kStepsPerTable, chunk.t1);
-    const cuda::StepTable table = cuda::make_step_table(c_.plan.plan, t0, t1, c_.reverse[d]);
-    call(table, c_.plan.start[t0] - chunk.r0);
+void LayerBackward::for_tables(int64_t d, const Chunk& chunk, const Call& call, int64_t most) const {
+  for (int64_t k = chunk.k0; k < chunk.k1; k += most) {
+    const Chunk part = c_.chunk(k, std::min(k + most, chunk.k1), d);
+    call(cuda::make_step_table(c_.plan.plan, part.t0, part.t1, c_.reverse[d]), part.r0 - chunk.r0);
   }
 }
 
@@ -119,8 +145,9 @@ at::Tensor LayerBackward::unit_gradient(int64_t d, const Chunk& chunk) const {
   return out;
 }
 
-void LayerBackward::recompute(int64_t d, const Chunk& chunk) {
+void LayerBackward::recompute(int64_t d, const Chunk& chunk, bool restores) {
   auto& dir = directions_[d];
+  dir.with_gates = chunk;
   const int64_t M = c_.members, R = chunk.rows();
   const auto& w = c_.weights[d];
   at::Tensor gx = at::empty({M, R, layer_.cell.gates * layer_.hidden}, c_.compute), operand = dir.entering;
@@ -132,12 +159,14 @@ void LayerBackward::recompute(int64_t d, const Chunk& chunk) {
       products_into(c_.of_heads(gh), c_.of_heads(operand), c_.rows_of_phase(w.w_hh, p).mT());
     }
     if (p + 1 < layer_.cell.phases) operand = at::empty({M, R, layer_.hidden}, data_);
-    for_tables(d, chunk, [&](const cuda::StepTable& table, int64_t at) {
+    const auto call = [&](const cuda::StepTable& table, int64_t at) {
       cuda::Rows rows;
+      rows.restores = restores;
       place_rows(rows.gx, rows.apart.gx, gx, at), place_rows(rows.gh, rows.apart.gh, gh, at);
       place_rows(rows.saved, rows.apart.saved, dir.saved, at), place_rows(rows.out, rows.apart.out, operand, at);
       check_launch(c_.kernels.recompute[p](dir.b, table, rows, c_.stream()));
-    });
+    };
+    for_tables(d, chunk, call, restores ? 1 : cuda::kStepsPerTable);
   }
 }
 

@@ -1,6 +1,7 @@
 // The backward of a layer on CUDA, in chunks of time from the last to the first. A chunk: what lean training did not
 // keep is computed again by one product, the gates' gradients are walked, which each engine does in its own way, and dW
-// and dx follow by one product each.
+// and dx follow by one product each. Where the states beside h were kept between segments only, those of a segment are
+// restored before its chunks.
 #pragma once
 
 #include "ops/cuda/common.h"
@@ -14,6 +15,8 @@ struct DirectionBackward {
   at::Tensor dgx, dgh, dh_out;  // [M, rows, ..] of a chunk, in the type of the data
   at::Tensor saved;             // kept by the forward, or of a chunk
   at::Tensor entering;          // of a chunk, the h that entered each step, where it is needed
+  Chunk with_gates{};           // the chunk whose gates were computed again last
+  std::optional<StateWindow> window;
 };
 
 class LayerBackward {
@@ -39,16 +42,19 @@ class LayerBackward {
 
  private:
   void set_up(int64_t d, int64_t rows);
+  void walk_chunk(int64_t k0, int64_t k1);
+  // The states beside h of the walk steps [s0, s1), from those that were kept before s0.
+  void restore(int64_t s0, int64_t s1);
 
-  // call(table, rows of the table within the chunk) for the steps of a chunk, table by table.
+  // call(table, rows of the table within the chunk) for the steps of a chunk in the order of the walk, table by table.
   template <class Call>
-  void for_tables(int64_t d, const Chunk& chunk, const Call& call) const;
+  void for_tables(int64_t d, const Chunk& chunk, const Call& call, int64_t most = cuda::kStepsPerTable) const;
   using Gather = cuda::Error (*)(const cuda::Walk&, const cuda::StepTable&, const cuda::Rows&, cuda::Stream);
   at::Tensor gather(Gather kernel, int64_t width, int64_t d, const Chunk& chunk) const;
   // What each row adds to the gradients of the unit weights.
   at::Tensor unit_gradient(int64_t d, const Chunk& chunk) const;
-  // The gates that lean training did not keep.
-  void recompute(int64_t d, const Chunk& chunk);
+  // The gates that lean training did not keep; restores: the states beside h as well.
+  void recompute(int64_t d, const Chunk& chunk, bool restores = false);
   // dx and dW of a chunk that has been walked; `first`: the first that was.
   void multiply(int64_t d, const Chunk& chunk, bool first);
   // out = a b for what is written first, out += a b for the others.
@@ -59,8 +65,8 @@ class LayerBackward {
   const Needs& needs_;
   const at::TensorOptions data_;
   at::Tensor y_, c_all_, saved_, grad_y_, grad_c_all_, dh_, dc_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, dx_;
-  bool lean_ = false;
-  int64_t steps_ = 1;
+  bool lean_ = false, marked_ = false;
+  int64_t steps_ = 1, segments_ = 1;  // of a chunk; of the segments that are restored at once
 };
 
 }  // namespace seq::ops

@@ -16,6 +16,7 @@ LayerForward::LayerForward(const Arguments& a, const Layer& layer, const Kept& k
   c_all_ = at::empty({M, kept.states ? S - 1 : 0, D, layer.rows, H}, c_.compute);
   saved_ = at::empty({M, kept.gates ? D : 0, layer.rows, layer.saved_width}, c_.compute);
   if (c_.lengths.defined()) y_.zero_(), c_all_.zero_();  // nobody writes past the end of a row
+  if (kept.marks) marks_ = at::zeros({M, D, *kept.marks, B, (S - 1) * H}, c_.compute);
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = directions_[d];
     auto& apart = dir.f.states_apart;
@@ -24,6 +25,8 @@ LayerForward::LayerForward(const Arguments& a, const Layer& layer, const Kept& k
     place(dir.f.h, apart.h, dir.h);
     place(dir.f.c, apart.c, c_n_.select(2, d));
     if (kept.gates) dir.saved = saved_.select(1, d);
+    if (kept.marks.value_or(0) > 0)
+      dir.window.emplace(layer, c_.plan, d, a.reverse[d], chunk_steps_, std::vector<int64_t>{M});
   }
 }
 
@@ -46,17 +49,25 @@ void LayerForward::begin(int64_t chunk_steps) {
 
 void LayerForward::run_chunk(int64_t k0, int64_t k1) {
   for (int64_t d = 0; d < layer_.directions; ++d) {
+    auto& dir = directions_[d];
     const Chunk chunk = c_.chunk(k0, k1, d);
-    products_into(c_.of_members(directions_[d].gx.narrow(1, 0, chunk.rows())),
+    if (dir.window) {
+      dir.window->move(k0, k1);
+      set_states(dir.f, *dir.window);
+    }
+    products_into(c_.of_members(dir.gx.narrow(1, 0, chunk.rows())),
                   c_.of_members(c_.x.narrow(1, chunk.r0, chunk.rows())), c_.of_members(c_.weights[d].w_ih).mT());
     walk_direction(d, chunk);
   }
   walk(k0, k1);
+  for (const auto& dir : directions_)
+    if (dir.window) dir.window->keep(marks_, k0, k1, copy_into);
 }
 
 SequenceResult LayerForward::results() const {
   return c_.for_caller(SequenceResult(layer_.with_leading(y_, 1), h_n_, c_n_.to(layer_.dtype),
-                                      layer_.with_leading(c_all_, 3), layer_.with_leading(saved_, 2)));
+                                      layer_.with_leading(c_all_, 3),
+                                      kept_.marks ? marks_ : layer_.with_leading(saved_, 2)));
 }
 
 }  // namespace seq::ops

@@ -8,7 +8,8 @@ namespace seq::ops {
 
 struct DirectionForward {
   cuda::Forward f;
-  at::Tensor h, gx, saved;  // [M, ..]; gx: of a chunk; saved: kept for the backward
+  at::Tensor h, gx, saved;            // [M, ..]; gx: of a chunk; saved: kept for the backward
+  std::optional<StateWindow> window;  // where c_all is not kept, for the marks
 };
 
 class LayerForward {
@@ -35,7 +36,7 @@ class LayerForward {
   const CudaLayer c_;
   const Layer& layer_;
   const Kept& kept_;
-  at::Tensor y_, h_n_, c_n_, c_all_, saved_;
+  at::Tensor y_, h_n_, c_n_, c_all_, saved_, marks_;
   std::vector<DirectionForward> directions_;
 
  private:
