@@ -61,8 +61,10 @@ OPTIONS = {
         "save": "3",
         "return_states": False,
     },
-    "zoneout, packed, segments": {
+    "heads, zoneout, packed, segments": {
         "T": 7,
+        "H": 6,
+        "heads": 3,
         "factors": ("decay", "keep"),
         "ragged": "packed",
         "save": "2",
@@ -144,6 +146,8 @@ MEMBERS = {
     "more than one block": OPTIONS["more than one block"],
     "factors": {"factors": ("decay", "drop", "keep"), "reverse": (True,), "detach_every": 2, "save": "states"},
     "heads": {"H": 6, "heads": 3, "reverse": (False, True), "ragged": "lengths"},
+    "segments": OPTIONS["both, lengths, resets, segments"],
+    "heads, segments": OPTIONS["heads, zoneout, packed, segments"],
 }
 
 
