@@ -8,6 +8,7 @@ import io
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from cases import CELLS, LAYERS, flat, twin
@@ -460,3 +461,11 @@ def test_jit_trace(kind):
     traced = torch.jit.trace(module, args, check_trace=False)
     for ours, theirs in zip(flat(traced(*args)).values(), flat(module(*args)).values(), strict=True):
         assert_close_to_exact(ours, theirs.double())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_any_kind_of_integer_is_a_number_of_layers(kind):
+    module = getattr(seqcuda, kind)(3, 4, np.int64(2))
+    assert repr(module) == repr(getattr(torch.nn, kind)(3, 4, 2))
+    x = torch.randn(5, 2, 3)
+    assert torch.equal(torch.compile(module, fullgraph=True, backend="eager")(x)[0], module(x)[0])

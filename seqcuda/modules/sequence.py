@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -39,6 +41,8 @@ class SequenceLayer(torch.nn.RNNBase):
         # torch.nn.utils.skip_init takes modules whose signature names `device`; torch.nn's own does not.
         factory = {"device": device, "dtype": dtype}
         super().__init__(*args, **kwargs, **{k: v for k, v in factory.items() if v is not None})
+        if isinstance(self.num_layers, Integral):  # such as numpy's, which torch.compile would take for a tensor
+            self.num_layers = int(self.num_layers)
         self.save = layers.check_save(type(self).__name__, save)
         self.recurrent_dropout, self.zoneout, self.weight_dropout = recurrent_dropout, zoneout, weight_dropout
         self.heads = heads
