@@ -20,7 +20,7 @@ from torch import Tensor
 from . import _backend, reference
 from .cells import CELLS
 from .derivatives import of_groups, parts_of, replaced, tangent_by_reference
-from .heads import blocks_of, dense, heads_of
+from .heads import blocks_of, dense, for_engines, heads_of
 from .members import (
     OUTPUTS,
     ROWS_IN,
@@ -47,6 +47,7 @@ def sequence(walk: Walk, inputs: Inputs, computed: tuple[Tensor, ...] | None = N
     engine = _backend.choose(walk.cell.name, inputs.x, _has_tangents(walk, inputs))
     if engine == "reference":
         return reference.sequence(walk, inputs)
+    inputs = inputs._replace(weights=for_engines(walk.cell, inputs.weights))
     tensors = inputs.tensors()
     # Which hide what requires gradients, or has a tangent.
     transformed = torch._C._are_functorch_transforms_active() or _backend.forward_mode()
@@ -82,6 +83,7 @@ def stack(walk: Walk, inputs: Inputs) -> list[tuple[Tensor, ...] | None]:
     engine = _backend.choose(walk.cell.name, inputs.x)
     if engine == "reference" or torch._C._are_functorch_transforms_active() or _backend.forward_mode():
         return [None] * layers
+    inputs = inputs._replace(weights=for_engines(walk.cell, inputs.weights))
     given = [t for t in inputs._replace(weights=()).tensors() if t is not None]
     saves, differentiable = [], any(t.requires_grad for t in given)
     for i in range(layers):

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _backend, checks
+from .cells import CELLS
 from .forms import form_of
 from .functional import gru_cell_name, rnn_cell_name
+from .heads import for_engines
 from .layers import Weights, autocast_dtype
 from .modules import GRUCell, LSTMCell, RNNCell
 from .modules.sequence import SequenceLayer
@@ -120,6 +122,7 @@ def _plan(number: int, cell_name: str, x: Tensor, batch_sizes, weights, reverse:
         why = reason or "asked for by name"
         others = {engine: reason or "the reference was asked for" for engine in _backend.engines(x.device.type)}
         return LayerPlan(number, "reference", why, {}, others)
+    weights = for_engines(CELLS[cell_name], weights)
     found = _backend.compiled.explain(cell_name, x, weights, batch_sizes, reverse, asked)
     engine, why = found["engine"], found["why"]
     others = {name: f"{engine} was chosen: {why}" for name in _backend.engines(x.device.type) if name != engine}

@@ -81,15 +81,16 @@ def lstm(
     peephole: bool = False,
     cell_clip: float | None = None,
     gate_activation: str = "sigmoid",
+    layer_norm: bool = False,
     **options,
 ):
     """LSTM: output, (h_n, c_n)[, RNNStates]. Arguments: see the module.
 
-    `peephole`, `cell_clip`, `gate_activation`: as in seqcuda.LSTM. With peepholes each direction's weights end with
-    ``weight_unit (3*H)``.
+    `peephole`, `cell_clip`, `gate_activation`, `layer_norm`: as in seqcuda.LSTM. Each direction's weights end with
+    ``weight_unit``, (3*H) with peepholes and (10*H) with layer normalisation.
     `options`: those from num_layers on in the list of the module.
     """
-    cell = lstm_variant("LSTM", peephole, cell_clip, gate_activation)
+    cell = lstm_variant("LSTM", peephole, cell_clip, gate_activation, layer_norm)
     return layers.run(Stack.of(cell, "LSTM", options), input, hx, weights, lengths, resets, reset_state, decay)
 
 
@@ -100,6 +101,7 @@ def gru(
     *,
     reset_after: bool = True,
     gate_activation: str = "sigmoid",
+    layer_norm: bool = False,
     lengths: Tensor | list[int] | None = None,
     resets: Tensor | PackedSequence | None = None,
     reset_state: Tensor | None = None,
@@ -109,10 +111,11 @@ def gru(
     """GRU: output, h_n[, RNNStates]. Arguments: see the module.
 
     `reset_after`: the reset gate multiplies the recurrent product, as in torch.nn; False: the state before it.
-    `gate_activation`: as in seqcuda.GRU.
+    `gate_activation`, `layer_norm`: as in seqcuda.GRU. With layer normalisation each direction's weights end with
+    ``weight_unit (6*H)``.
     `options`: those from num_layers on in the list of the module.
     """
-    cell = gru_variant("GRU", reset_after, gate_activation)
+    cell = gru_variant("GRU", reset_after, gate_activation, layer_norm)
     return layers.run(Stack.of(cell, "GRU", options), input, hx, weights, lengths, resets, reset_state, decay)
 
 
@@ -175,7 +178,14 @@ def _slope(name: str, gate_activation: str) -> float:
     return _SLOPES[gate_activation]
 
 
-def lstm_variant(name: str, peephole: bool, cell_clip: float | None, gate_activation: str) -> Cell:
+def _check_layer_norm(name: str, layer_norm: bool) -> None:
+    if not isinstance(layer_norm, bool):
+        raise TypeError(f"{name}: layer_norm must be a bool, got {type(layer_norm).__name__}")
+
+
+def lstm_variant(
+    name: str, peephole: bool, cell_clip: float | None, gate_activation: str, layer_norm: bool = False
+) -> Cell:
     """The cell of an LSTM; `name` is for the messages."""
     if not isinstance(peephole, bool):
         raise TypeError(f"{name}: peephole must be a bool, got {type(peephole).__name__}")
@@ -183,8 +193,14 @@ def lstm_variant(name: str, peephole: bool, cell_clip: float | None, gate_activa
     if cell_clip is not None and not (number and cell_clip > 0):
         raise ValueError(f"{name}: cell_clip must be a positive number or None, got {cell_clip!r}")
     slope = _slope(name, gate_activation)
+    _check_layer_norm(name, layer_norm)
     if not (peephole or cell_clip or slope):
-        return CELLS["lstm"]
+        return CELLS["lstm_layer_norm" if layer_norm else "lstm"]
+    if layer_norm:
+        raise ValueError(
+            f"{name}: layer_norm goes without peephole, cell_clip and gate_activation, "
+            f"got {peephole}, {cell_clip} and {gate_activation!r}"
+        )
     cell = replace(CELLS["lstm_peephole"], options=(float(cell_clip or 0), slope))
     return cell if peephole else replace(cell, unit_names=())
 
@@ -193,9 +209,17 @@ def gru_cell_name(reset_after: bool) -> str:
     return "gru" if reset_after else "gru_reset_before"
 
 
-def gru_variant(name: str, reset_after: bool, gate_activation: str) -> Cell:
-    """The cell of a GRU; `name` is for the message."""
+def gru_variant(name: str, reset_after: bool, gate_activation: str, layer_norm: bool = False) -> Cell:
+    """The cell of a GRU; `name` is for the messages."""
     slope, cell = _slope(name, gate_activation), gru_cell_name(reset_after)
+    _check_layer_norm(name, layer_norm)
+    if layer_norm and (slope or not reset_after):
+        raise ValueError(
+            f"{name}: layer_norm goes without reset_after=False and gate_activation, "
+            f"got {reset_after} and {gate_activation!r}"
+        )
+    if layer_norm:
+        return CELLS["gru_layer_norm"]
     return replace(CELLS[f"{cell}_hard_sigmoid"], options=(slope,)) if slope else CELLS[cell]
 
 

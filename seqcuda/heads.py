@@ -16,6 +16,13 @@ def heads_of(cell: Cell, weights: tuple[Tensor | None, ...]) -> int:
     return w_ih.shape[0] // cell.gates // w_hh.shape[1]
 
 
+def for_engines(cell: Cell, weights: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """As the compiled ops take them: with weight_hh whole where the cell normalises, since a norm is over all heads."""
+    if not cell.norms or heads_of(cell, weights) == 1:
+        return weights
+    return tuple(dense(w, cell.gates) if i % WEIGHTS_PER_DIRECTION == 1 else w for i, w in enumerate(weights))
+
+
 def dense(blocks: Tensor, gates: int) -> Tensor:
     """The matrix (G*H, H) that is 0 outside its blocks (G*H, H/heads)."""
     heads = blocks.shape[0] // gates // blocks.shape[1]

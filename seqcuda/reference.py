@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cells.cell import normalised
 from .heads import heads_of
 from .walk import (
     WEIGHTS_PER_DIRECTION,
@@ -88,10 +89,22 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
             operand = factors.drop[t] * operand
         bias = None if b_hh is None else b_hh[rows]
         if heads == 1:
-            return F.linear(operand, w_hh[rows], bias)
+            return product(operand, w_hh[rows], bias, cell.gates)
         blocks = w_hh[rows].unflatten(0, (-1, heads, H // heads))
-        product = torch.einsum("bhk,ghuk->bghu", operand.unflatten(1, (heads, -1)), blocks).flatten(1)
-        return product if bias is None else product + bias
+        of_blocks = torch.einsum("bhk,ghuk->bghu", operand.unflatten(1, (heads, -1)), blocks).flatten(1)
+        return with_norm(of_blocks, bias, cell.gates)
+
+    def product(operand: Tensor, weight: Tensor, bias: Tensor | None, first_gain: int) -> Tensor:
+        if not cell.norms:
+            return F.linear(operand, weight, bias)
+        return with_norm(F.linear(operand, weight), bias, first_gain)
+
+    def with_norm(rows: Tensor, bias: Tensor | None, first_gain: int) -> Tensor:
+        """A product, normalised where the cell says so, with its bias."""
+        if cell.norms:
+            parts = [normalised(rows[..., first * H : last * H]) for first, last in cell.norms]
+            rows = torch.cat(parts, -1) * w_unit[first_gain * H :][: cell.gates * H]
+        return rows if bias is None else rows + bias
 
     def start(h: Tensor | None, c: Tensor | None) -> tuple[Tensor, ...]:
         first = x.new_zeros((B, P), dtype=compute) if h is None else h[d].to(compute)
@@ -101,7 +114,7 @@ def _direction(walk: Walk, inputs: Inputs, d: int, reverse: bool):
 
     state = start(inputs.h0, inputs.c0)
     reset_state = None if inputs.resets is None else start(inputs.reset_h, inputs.reset_c)
-    gx = F.linear(x.to(compute), w_ih, b_ih)
+    gx = product(x.to(compute), w_ih, b_ih, 0)
     y, extra, gates = [None] * T, [None] * T, [None] * T
     for t in reversed(range(T)) if reverse else range(T):
         alive, entered = None if inputs.lengths is None else inputs.lengths > t, state

@@ -86,6 +86,11 @@ def test_an_engine_without_heads(emulated, engine):
         run(emulated, engine, replace(PROBLEM, heads=4))
 
 
+def test_a_norm_is_over_all_heads(emulated):
+    with refused(emulated, "stepwise", RuntimeError, "weight_hh of cell 'gru_layer_norm' must be whole, got 4 blocks"):
+        run(emulated, "stepwise", replace(PROBLEM, cell="gru_layer_norm", heads=4))
+
+
 def test_memory_that_does_not_exist(emulated):
     with refused(emulated, "stepwise", RuntimeError, "allocate"):
         inputs = Problem("gru", T=1, B=1, I=1).inputs()

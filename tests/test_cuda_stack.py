@@ -85,7 +85,10 @@ def ops(emulated):
 @pytest.mark.parametrize(
     ("engine", "cell", "dtype"),
     [
-        *(("stepwise", cell, torch.float32) for cell in ("gru_reset_before", "indrnn_relu", "lstm", "slstm")),
+        *(
+            ("stepwise", cell, torch.float32)
+            for cell in ("gru_reset_before", "indrnn_relu", "lstm", "lstm_layer_norm", "slstm")
+        ),
         ("stepwise", "lstm", torch.bfloat16),
         ("cluster", "gru", torch.bfloat16),
     ],
@@ -100,7 +103,7 @@ def test_the_same_bits_as_one_after_the_other(ops, engine, cell, dtype, options)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("cell", ["lstm", "slstm"])
+@pytest.mark.parametrize("cell", ["lstm", "lstm_layer_norm", "slstm"])
 def test_segments_that_end_inside_chunks(ops, cell, options):
     problem, saves = Problem(cell, T=T, B=B, H=H, **OPTIONS[options]), ["1", "7", "30"]
     assert_same(together(ops, problem, saves), one_by_one(ops, problem, saves))
@@ -161,7 +164,17 @@ def cuda_is_emulated(ops, monkeypatch):
     return ops
 
 
-@pytest.mark.parametrize(("kind", "options"), [("RNN", {}), ("LSTM", {}), ("GRU", {}), ("SLSTM", {"heads": H})])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("RNN", {}),
+        ("LSTM", {}),
+        ("GRU", {}),
+        ("SLSTM", {"heads": H}),
+        ("LSTM", {"layer_norm": True, "heads": H}),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("save", ["all", "states", 7])
 def test_layers_and_their_gradients(cuda_is_emulated, kind, options, save):
     torch.manual_seed(0)
@@ -195,7 +208,7 @@ def test_the_graph_of_a_stack_is_freed(cuda_is_emulated):
     assert node() is None
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm", "slstm"])
+@pytest.mark.parametrize("cell", ["gru", "lstm_layer_norm", "slstm"])
 def test_shapes_without_computing(ops, cell):
     whole, _ = stack_inputs(Problem(cell, T=T, B=B, H=H))
     arguments = (*whole, (False,), ["nothing", "7", "all"], "auto")

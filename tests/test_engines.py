@@ -67,7 +67,7 @@ def test_half_types_against_torch_nn(instruction_set, kind, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("engine", seqcuda.engines())
-@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before", "lstm_layer_norm"])
 def test_half_types_with_all_options(cell, engine, dtype):
     problem = Problem(cell, T=7, B=5, I=3, H=17, reverse=(False, True), ragged="lengths", resets=True)
     check(problem, dtype, engine)

@@ -20,7 +20,7 @@ def panel():
         yield
 
 
-@pytest.fixture(params=["RNN", "LSTM", "GRU"])
+@pytest.fixture(params=["RNN", "LSTM", "GRU", "LSTM layer_norm"])
 def kind(request):
     return request.param
 
@@ -28,7 +28,8 @@ def kind(request):
 def layer_and_input(kind, size, dtype, **options):
     T, B, I, H = size
     torch.manual_seed(0)
-    layer = getattr(seqcuda, kind)(I, H, **options).to(dtype)
+    name, *variant = kind.split()
+    layer = getattr(seqcuda, name)(I, H, **options, **dict.fromkeys(variant, True)).to(dtype)
     return layer, torch.randn(T, B, I).to(dtype)
 
 
@@ -69,7 +70,7 @@ def test_padding_and_packing(kind, size, dtype):
 @pytest.mark.parametrize("size", SIZES)
 def test_chunks_of_time(kind, size, dtype):
     """A stream gives what the batch run gives. (In half types the c of an LSTM is rounded between calls.)"""
-    if kind == "LSTM" and dtype == torch.bfloat16:
+    if kind.startswith("LSTM") and dtype == torch.bfloat16:
         dtype = torch.float32
     layer, x = layer_and_input(kind, size, dtype, num_layers=2)
     y, final = layer(x)

@@ -151,8 +151,9 @@ class States(torch.nn.Module):
         (Resets, (torch.zeros(5, 2, dtype=torch.bool),), "resets"),
         (States, (), "the states of all steps"),
         (lambda: module_of("GRU", zoneout=0.1), (), "a decay, recurrent dropout or zoneout"),
+        (lambda: module_of("GRU", layer_norm=True), (), "cell 'gru_layer_norm'"),
     ],
-    ids=["projection", "resets", "states", "zoneout"],
+    ids=["projection", "resets", "states", "zoneout", "layer norm"],
 )
 def test_what_onnx_has_not_is_an_error(model, more, named):
     with pytest.raises(ValueError, match=f"ONNX has no operator for {named}"):

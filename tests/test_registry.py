@@ -26,7 +26,7 @@ def test_the_same_counts(name):
     counts, cell = _backend.compiled.cells()[name], CELLS[name]
     assert (counts["gates"], counts["states"], counts["saved"]) == (cell.gates, cell.states, cell.saved)
     assert (counts["unit"], counts["options"]) == (len(cell.unit_names), len(cell.options))
-    assert counts["recurrent"] == cell.recurrent
+    assert (counts["recurrent"], counts["norms"]) == (cell.recurrent, len(cell.norms))
     assert counts["phases"] >= 1
 
 

@@ -93,6 +93,36 @@ def slstm(layer, x, states, suffix):
     return o.sigmoid() * c / n, c, n
 
 
+def norms(layer, x, h, suffix, shapes):
+    """The normalised products of x and of h, for all gates, and the unit weights after the gains."""
+    rows = layer.weight_ih_l0.shape[0]
+    a_x, a_h, more = tensor_of(layer, "weight_unit", suffix).split([rows, rows, len(shapes) % 2 * 2 * H])
+    b_x, b_h = (tensor_of(layer, name, suffix) for name in ("bias_ih", "bias_hh"))
+
+    def norm(product, gain):
+        parts = zip(product.split(shapes, -1), gain.split(shapes), strict=True)
+        return torch.cat([F.layer_norm(part, part.shape[-1:], a) for part, a in parts], -1)
+
+    return norm(x - b_x, a_x) + b_x, norm(recurrent(layer, h, suffix) - b_h, a_h) + b_h, more
+
+
+def normed_lstm(layer, x, states, suffix):
+    """Ba et al. 2016, arXiv:1607.06450, equations 20 to 22."""
+    h, c = states
+    gx, gh, of_c = norms(layer, x, h, suffix, [4 * H])
+    i, f, g, o = (gx + gh).chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * F.layer_norm(c, (H,), *of_c.chunk(2)).tanh(), c
+
+
+def normed_gru(layer, x, states, suffix):
+    """Ba et al. 2016, arXiv:1607.06450, equations 23 to 25, with torch.nn's z."""
+    (h,) = states
+    gx, gh, _ = norms(layer, x, h, suffix, [2 * H, H])
+    r, z = (gx + gh).sigmoid()[:, : 2 * H].chunk(2, -1)
+    return ((1 - z) * (gx[:, 2 * H :] + r * gh[:, 2 * H :]).tanh() + z * h,)
+
+
 # The class, its arguments, the equations and their number of states.
 KINDS = {
     "peephole": (seqcuda.LSTM, {"peephole": True}, lstm, 2),
@@ -112,13 +142,20 @@ KINDS = {
     "IndRNN, tanh": (seqcuda.IndRNN, {"nonlinearity": "tanh", "bias": False}, indrnn, 1),
     "SLSTM": (seqcuda.SLSTM, {}, slstm, 3),
     "SLSTM, heads": (seqcuda.SLSTM, {"heads": 2, "bias": False}, slstm, 3),
+    "LSTM, layer norm": (seqcuda.LSTM, {"layer_norm": True}, normed_lstm, 2),
+    "GRU, layer norm": (seqcuda.GRU, {"layer_norm": True}, normed_gru, 1),
+    "GRU, layer norm, heads": (seqcuda.GRU, {"layer_norm": True, "heads": 2, "bias": False}, normed_gru, 1),
 }
 
 
 def make(kind: str, **more) -> torch.nn.Module:
     cls, arguments, _, _ = KINDS[kind]
     torch.manual_seed(0)
-    return cls(I, H, dtype=torch.float64, **arguments, **more)
+    layer = cls(I, H, dtype=torch.float64, **arguments, **more)
+    for name, parameter in layer.named_parameters():
+        if "layer_norm" in arguments and name.startswith("weight_unit"):
+            torch.nn.init.normal_(parameter)
+    return layer
 
 
 def loop(layer, equations, states: int, x: torch.Tensor) -> torch.Tensor:
@@ -177,7 +214,7 @@ def test_gradients_of_samples_with_heads():
         assert_groups_add_up(problem, torch.ops.seqcuda)
 
 
-@pytest.mark.parametrize("kind", ["LSTM, heads", "GRU, reset before, heads", "SLSTM, heads"])
+@pytest.mark.parametrize("kind", ["LSTM, heads", "GRU, reset before, heads", "SLSTM, heads", "GRU, layer norm, heads"])
 def test_derivatives_with_heads(kind):
     """Forward mode and double backward, through the ops that know whole matrices or the reference."""
     layer = make(kind)
@@ -248,13 +285,15 @@ def test_parameters_only_where_they_are_asked_for():
         "weight_unit_l0": (H,),
     }
     assert seqcuda.SLSTM(I, H, heads=2).weight_hh_l0.shape == (4 * H, H // 2)
+    assert seqcuda.LSTM(I, H, layer_norm=True).weight_unit_l0.shape == (10 * H,)
+    assert seqcuda.GRU(I, H, layer_norm=True).weight_unit_l0.shape == (6 * H,)
     skipped = torch.nn.utils.skip_init(seqcuda.LSTM, I, H, peephole=True, heads=2)
     assert {name: p.shape for name, p in skipped.named_parameters()} == {
         name: p.shape for name, p in seqcuda.LSTM(I, H, peephole=True, heads=2).named_parameters()
     }
 
 
-@pytest.mark.parametrize("kind", ["peephole, clip, hard", "IndRNN", "SLSTM, heads"])
+@pytest.mark.parametrize("kind", ["peephole, clip, hard", "IndRNN", "SLSTM, heads", "LSTM, layer norm"])
 def test_bfloat16_and_autocast(kind):
     layer, x = make(kind).float(), torch.randn(T, B, I)
     exact = layer.double()(x.double())[0]
@@ -281,6 +320,11 @@ def test_large_exponents_of_an_slstm_stay_finite(backend_name):
 def test_initialisation_of_the_unit_weights():
     assert all(0 <= u <= 1 for u in seqcuda.IndRNN(I, 100).weight_unit_l0)
     assert seqcuda.LSTM(I, 100, peephole=True).weight_unit_l0.abs().max() <= 0.1
+    for layer in (seqcuda.LSTM(I, H, layer_norm=True, bidirectional=True), seqcuda.GRU(I, H, layer_norm=True)):
+        layer.reset_parameters()
+        units = [p for name, p in layer.named_parameters() if name.startswith("weight_unit")]
+        gains = 9 * H if isinstance(layer, seqcuda.LSTM) else 6 * H
+        assert all(u[:gains].eq(1).all() and u[gains:].eq(0).all() for u in units)
 
 
 @pytest.mark.parametrize("of_cell", [False, True])
@@ -312,6 +356,7 @@ def test_representation():
     gru = seqcuda.GRU(I, H, reset_after=False, gate_activation="hard_sigmoid")
     assert repr(gru) == "GRU(4, 8, reset_after=False, gate_activation='hard_sigmoid')"
     assert repr(seqcuda.IndRNN(I, H, nonlinearity="tanh")) == "IndRNN(4, 8, nonlinearity='tanh')"
+    assert repr(seqcuda.LSTM(I, H, layer_norm=True)) == "LSTM(4, 8, layer_norm=True)"
     assert repr(seqcuda.SLSTM(I, H, 2, heads=4)) == "SLSTM(4, 8, num_layers=2, heads=4)"
 
 
@@ -332,6 +377,15 @@ MISTAKES = [
     ("SLSTM", {"heads": 3}, ValueError, "SLSTM: heads must divide hidden_size, without proj_size, got heads=3, hid"),
     ("LSTM", {"heads": 2, "proj_size": 4}, ValueError, "LSTM: heads must divide hidden_size, without proj_size"),
     ("RNN", {"heads": 0}, ValueError, "RNN: heads must be a positive int, got 0"),
+    ("GRU", {"layer_norm": 1}, TypeError, "GRU: layer_norm must be a bool, got int"),
+    (
+        "LSTM",
+        {"layer_norm": True, "peephole": True},
+        ValueError,
+        "LSTM: layer_norm goes without peephole, cell_clip",
+    ),
+    ("LSTM", {"layer_norm": True, "proj_size": 4}, ValueError, "LSTM: layer_norm goes without proj_size, got proj_siz"),
+    ("GRU", {"layer_norm": True, "reset_after": False}, ValueError, "GRU: layer_norm goes without reset_after=False"),
 ]
 
 
@@ -359,7 +413,7 @@ def test_states_and_weights_that_do_not_fit():
 
 
 @needs_extension
-@pytest.mark.parametrize("kind", ["peephole, clip, hard", "IndRNN", "SLSTM, heads"])
+@pytest.mark.parametrize("kind", ["peephole, clip, hard", "IndRNN", "SLSTM, heads", "LSTM, layer norm"])
 def test_one_graph_for_every_length(kind):
     layer = make(kind)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=True)
@@ -373,7 +427,7 @@ def test_one_graph_for_every_length(kind):
 
 
 @needs_extension
-@pytest.mark.parametrize("kind", ["peephole", "IndRNN", "SLSTM"])
+@pytest.mark.parametrize("kind", ["peephole", "IndRNN", "SLSTM", "LSTM, layer norm"])
 def test_gradients_of_each_sample(kind):
     layer, x = make(kind), torch.randn(B, T, I, dtype=torch.float64)
 

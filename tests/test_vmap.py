@@ -19,8 +19,9 @@ OPTIONS = {
     "stacked": {"num_layers": 2, "bidirectional": True},
     "reset before": {"reset_after": False},
     "projected": {"proj_size": 2},
+    "layer norm": {"layer_norm": True, "heads": 2},
 }
-CASES = [(kind, "stacked") for kind in LAYERS] + [("GRU", "reset before"), ("LSTM", "projected")]
+CASES = [(kind, "stacked") for kind in LAYERS] + [("GRU", "reset before"), ("LSTM", "projected"), ("GRU", "layer norm")]
 case = pytest.mark.parametrize(("kind", "options"), CASES)
 T, B, N = 6, 2, 5  # N samples of B rows
 

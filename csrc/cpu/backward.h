@@ -75,7 +75,7 @@ struct BackwardWalk {
   template <int kPhase>
   static SEQ_INLINE void cell(const Backward<T>& b, const Entering& from, int64_t u, int64_t n, L d_operand) {
     const int64_t t = from.t, place = from.place, H = b.hidden, B = b.plan->batch, data = b.plan->row(t, place);
-    const bool projected = b.width != H, keep = b.has_keep();
+    const bool later = Traits::norms_state() || b.width != H, keep = b.has_keep();  // later: h is not made by the cell
     L saved[Traits::kSaved > 0 ? Traits::kSaved : 1], s[Traits::kStates], s_new[Traits::kStates], ds[Traits::kStates];
     L dgx[kGates], dgh[kGates], passed[Traits::kStates] = {};
     L p[Traits::parameters() > 0 ? Traits::parameters() : 1];
@@ -86,9 +86,9 @@ struct BackwardWalk {
       for (int j = 0; j < Traits::kSaved; ++j) saved[j] = L::load(kept + j * H, n);
     }
     load_entering(b, from, u, n, s);
-    s_new[0] = projected ? L(T(0)) : L::load(b.y + data * b.y_stride + u, n);
+    s_new[0] = later ? L(T(0)) : L::load(b.y + data * b.y_stride + u, n);
     T* dh = b.dh + place * b.width + u;
-    if (kPhase == kLastPhase && projected) {
+    if (kPhase == kLastPhase && later) {
       ds[0] = d_operand;
     } else {
       ds[0] = L::load(dh, n);
@@ -104,11 +104,12 @@ struct BackwardWalk {
     if (keep) {
       for (int j = 0; j < Traits::kStates; ++j) s_new[j] = L::load(kept + (Traits::kSaved + j) * H, n);
       if (kPhase == kLastPhase) {
-        passed[0] = take_part(projected ? nullptr : b.factors.keep_h.of(t, from.batch), u, n, ds[0]);
+        passed[0] = take_part(later ? nullptr : b.factors.keep_h.of(t, from.batch), u, n, ds[0]);
         for (int e = 0; e < kExtra; ++e)
           passed[1 + e] = take_part(b.factors.keep_c.of(t, from.batch, e), u, n, ds[1 + e]);
       }
     }
+    if constexpr (Traits::norms_state()) ds[1] = ds[1] + L::load(b.dc_normed + place * H + u, n);
     if (kPhase != kLastPhase && b.has_factors) d_operand = times(b.factors.drop.of(t, from.batch), u, n, d_operand);
     T* gx = b.dgx + (b.plan->start[t] + place - b.first) * b.gates_stride + u;
     T* gh = b.dgh + (b.plan->start[t] + place - b.first) * b.gates_stride + u;
@@ -128,7 +129,7 @@ struct BackwardWalk {
     if (keep && kPhase == kLastPhase) {
       for (int j = 0; j < Traits::kStates; ++j) ds[j] = ds[j] + passed[j];
     }
-    if (!projected) ds[0].store(dh, n);
+    if (!later) ds[0].store(dh, n);
 #pragma GCC unroll 8
     for (int e = 0; e < kExtra; ++e) {
       if (kPhase == 0 && b.between()) {
@@ -223,16 +224,22 @@ struct BackwardWalk {
     if constexpr (kPhase > 0) phases<kPhase - 1>(b, panels, share, k, rows);
   }
 
+  // What the first phase's product gives to dh, of its gradient d [dense rows, gates_stride].
+  static SEQ_INLINE void carry(const Backward<T>& b, const Panels<T>& panels, const Share& share, int64_t k,
+                               const T* d) {
+    const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t), dense = b.plan->start[t] + share.row_begin;
+    multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, d + (dense - b.first) * b.gates_stride, b.gates_stride,
+             b.width, share, rows, [&](int64_t i, int64_t u, int64_t n, L product) __attribute__((always_inline)) {
+               carry_h(b, k, t, i, u, n, product);
+             });
+  }
+
   static void run(const Backward<T>& b, const Panels<T>& panels, const Share& share, int64_t k0, int64_t k1) {
     for (int64_t k = k1 - 1; k >= k0; --k) {
       const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t);
       phases<kLastPhase>(b, panels, share, k, rows);
-      const int64_t dense = b.plan->start[t] + share.row_begin - b.first;
       if constexpr (Traits::recurrent()) {
-        multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, b.dgh + dense * b.gates_stride, b.gates_stride,
-                 b.width, share, rows, [&](int64_t i, int64_t u, int64_t n, L product) __attribute__((always_inline)) {
-                   carry_h(b, k, t, i, u, n, product);
-                 });
+        carry(b, panels, share, k, b.dgh);
       } else if (b.between()) {
         const int64_t blocks = blocks_of(b.hidden, kBlock), first = share.first(blocks), last = share.last(blocks);
         for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i)

@@ -113,7 +113,7 @@ struct ForwardWalk {
       }
       if (f.width != H)
         s_new[0].store(f.operand + row.place * H + u, n);
-      else
+      else if constexpr (!Traits::norms_state())
         store_h(f, row, u, n, s_new[0]);
     }
   }

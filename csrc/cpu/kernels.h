@@ -57,6 +57,21 @@ struct Outer {
   T* out = nullptr;
 };
 
+// Rows of a product [G, H] of a cell that normalises (cell_traits.h), or of its gradient.
+template <class T>
+struct NormRows {
+  int64_t hidden = 0;
+  const T *gain = nullptr, *bias = nullptr;  // [G, H]; bias may be null
+  const T* product = nullptr;
+  T* out = nullptr;   // gain * norm(product) + bias, may be product; of the backward the gradient of product, may be d
+  T* kept = nullptr;  // where product is copied to, rows kept_stride apart, or null
+  int64_t kept_stride = 0;
+  // Of the backward: the gradient of what the forward gives; what each row adds to that of the gain, or null.
+  const T* d = nullptr;
+  T* d_gain = nullptr;
+  int64_t d_gain_stride = 0;
+};
+
 template <class T>
 struct Kernels {
   int phases, phase_begin[kMaxPhases + 1];
@@ -120,6 +135,10 @@ struct Kernels {
   void (*gather_unprojected)(const Backward<T>&, const Share&, int64_t k, T* out);
   // What each row adds to the gradients of the unit weights, [.., U, H], from the gradients of the gates.
   void (*unit_gradient)(const Backward<T>&, const Share&, int64_t k, T* out);
+
+  // For cells that normalise, else null: rows [begin, end).
+  void (*normalize)(const NormRows<T>&, int64_t begin, int64_t end);
+  void (*normalize_backward)(const NormRows<T>&, int64_t begin, int64_t end);
 
   // The gradient of a weight by a group of rows.
   void (*outer)(const Outer<T>&);

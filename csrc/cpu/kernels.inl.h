@@ -13,6 +13,7 @@
 
 namespace seq::SEQ_ISA {
 using cpu::Gemm;
+using cpu::NormRows;
 using cpu::Outer;
 using cpu::Panels;
 using cpu::Share;
@@ -23,6 +24,7 @@ using cpu::Share;
 #include "cpu/dual.h"
 #include "cpu/forward.h"
 #include "cpu/gemm.h"
+#include "cpu/norm.h"
 #include "cpu/outer.h"
 #include "cpu/tangent.h"
 
@@ -50,10 +52,16 @@ constexpr cpu::Kernels<T> table_of() {
     k.outer_bfloat16_rows = &outer_rows<AsHalf<Rounding::kBfloat16>, T>;
     k.outer_float16_rows = &outer_rows<AsHalf<Rounding::kFloat16>, T>;
   }
-  k.forward = &F::run, k.backward = &B::run;
-  k.forward_phase[0] = &F::template stepwise<0>;
+  if constexpr (Traits::norms() > 0) {
+    using N = NormWalk<Cell, T>;
+    k.forward = &N::forward, k.backward = &N::backward;
+    k.forward_phase[0] = &N::forward_phase, k.backward_phase[0] = &N::backward_phase;
+    k.normalize = &N::normalize, k.normalize_backward = &N::normalize_backward;
+  } else {
+    k.forward = &F::run, k.backward = &B::run;
+    k.forward_phase[0] = &F::template stepwise<0>, k.backward_phase[0] = &B::template stepwise<0>;
+  }
   k.forward_projected = &F::stepwise_projected;
-  k.backward_phase[0] = &B::template stepwise<0>;
   k.backward_projected = &B::stepwise_projected;
   k.backward_carry = &B::stepwise_carry;
   k.recompute[0] = &B::template recompute<0>;
@@ -66,7 +74,7 @@ constexpr cpu::Kernels<T> table_of() {
   }
   if constexpr (Traits::projects()) k.gather_unprojected = &B::gather_unprojected;
   if constexpr (Traits::unit() > 0) k.unit_gradient = &B::unit_gradient;
-  if constexpr (Traits::recurrent() && Traits::parameters() == 0) {
+  if constexpr (Traits::plain()) {
     using D = TangentWalk<Cell, T>;
     k.tangent_forward = &D::forward, k.tangent_backward = &D::backward;
     k.tangent_forward_phase[0] = &D::template forward_stepwise<0>;

@@ -25,7 +25,7 @@ struct TangentWalk {
   static constexpr int kSaved = Traits::kSaved, kSavedRoom = kSaved > 0 ? kSaved : 1;
   static constexpr int kLastPhase = Traits::phases() - 1;
   static_assert(!Traits::projects() || kLastPhase == 0, "`operand` holds one thing");
-  static_assert(Traits::recurrent() && Traits::parameters() == 0);
+  static_assert(Traits::plain());
 
   // out(place, block, tile of the pair, distance to its tangents) for pairs of rows of a [.., K], lda apart, times
   // panels of kVectors vectors, over the share's part of the blocks.

@@ -110,8 +110,7 @@ __device__ __forceinline__ void load_fragment(uint32_t (&a)[4], const uint4* fro
 
 // Which cells the engines have.
 template <class Cell>
-constexpr bool kOnChip =
-    CellTraits<Cell>::phases() == 1 && CellTraits<Cell>::parameters() == 0 && CellTraits<Cell>::recurrent();
+constexpr bool kOnChip = CellTraits<Cell>::phases() == 1 && CellTraits<Cell>::plain();
 
 template <class Cell, Math kMath>
 constexpr ClusterCell kClusterCell{Cell::kGates, Cell::kStates, Cell::kSaved, Products<kMath>::kDepths};

@@ -152,6 +152,10 @@ __device__ __forceinline__ uint32_t shuffle_xor(uint32_t value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+// a b rounded, for what must be the same number wherever it is used: a compiler may fuse it with an addition.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+
 // To nearest in TF32, ties away from zero; the bits of a float. Volatile, or the compiler would round what stays the
 // same over many steps once, and keep both forms in registers.
 __device__ __forceinline__ uint32_t to_tf32(float value) {

@@ -16,14 +16,22 @@ inline Error checked(cudaError_t status) {
   return cudaGetErrorString(status);
 }
 
+// With so many bytes of dynamic shared memory for each block, 48 KiB at most.
 template <class... Parameters>
-Error launch(dim3 grid, dim3 block, Stream stream, void (*kernel)(Parameters...),
-             const std::type_identity_t<Parameters>&... arguments) {
+Error launch_sharing(dim3 grid, dim3 block, int shared_bytes, Stream stream, void (*kernel)(Parameters...),
+                     const std::type_identity_t<Parameters>&... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
   return checked(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+template <class... Parameters>
+Error launch(dim3 grid, dim3 block, Stream stream, void (*kernel)(Parameters...),
+             const std::type_identity_t<Parameters>&... arguments) {
+  return launch_sharing(grid, block, 0, stream, kernel, arguments...);
 }
 
 // With one attribute, and so many bytes of dynamic shared memory for each block.

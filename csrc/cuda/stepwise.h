@@ -7,7 +7,8 @@
 //
 // Several layers of one kind, the members of a call, are walked by the same launch. Pointers are to what the first has;
 // `apart` says how many bytes after that the next one's lies. With heads, the gates of a row lie by head,
-// [heads, G, H/heads], and so does what is saved; all else lies as without.
+// [heads, G, H/heads], and so does what is saved; all else lies as without. A cell that normalises (cell_traits.h) is
+// walked for one member at a time, and has one head.
 #pragma once
 
 #include <algorithm>
@@ -61,6 +62,8 @@ struct Forward : Walk {
   void* dropped = nullptr;  // S [B, P]: the same times `drop`, where there is one
   void* c = nullptr;        // T [S-1][B, H], planes state_plane apart: the same
   void* operand = nullptr;  // S [B, H]: what the next phase's product reads, and h before its projection
+  // T [B, G, H]: of a cell that normalises, the norm of h W_hh^T, then h; may be the step's gh.
+  void* product = nullptr;
   struct {
     int64_t h, dropped, c, operand;
   } states_apart{};
@@ -84,6 +87,8 @@ struct Backward : Walk {
   void* dc = nullptr;                             // T [S-1][B, H], planes state_plane apart
   void *dreset_h = nullptr, *dreset_c = nullptr;  // T, like dh and dc, or null
   Factor<void> ddecay_h, ddecay_c;                // T
+  // T [B, H]: of a cell with a norm of c', the gradient of o, and what the norm gives to that of c'.
+  void *d_output = nullptr, *dc_normed = nullptr;
   struct {
     int64_t dy, dc_all, dh, dc, dreset_h, dreset_c, ddecay_h, ddecay_c;
   } grads_apart{};
@@ -97,6 +102,9 @@ struct BackwardStep {
   const void* product = nullptr;        // T [rows of after, P]: what the gates of `after` give to dh; null: nothing
   void *dgx = nullptr, *dgh = nullptr;  // S [rows of now, G, H]
   void* dh_out = nullptr;               // S [rows of now, P]: the whole gradient of a projected h
+  // Of a cell that normalises: of h W_hh^T, S [rows of now, G, H]; what rows add to the gradient of unit, T [rows of
+  // now, U, H], or null.
+  void *d_product = nullptr, *d_unit = nullptr;
   struct {
     int64_t saved, d_operand, product, dgx, dgh, dh_out;
   } apart{};
@@ -130,6 +138,23 @@ struct Rows {
   } apart{};
 };
 
+// Rows of a product [G, H] of a cell that normalises (cell_traits.h), or of its gradient. Rows past their length are
+// normalised as well, and may hold anything, but zeros are kept of them.
+struct NormRows {
+  int64_t rows = 0, hidden = 0;
+  const void* gain = nullptr;     // S [G, H]
+  const void* product = nullptr;  // T, rows product_stride apart
+  int64_t product_stride = 0;
+  void* out = nullptr;   // forward: T, gain * norm(product), may be product; backward: S, the gradient of product
+  void* kept = nullptr;  // forward: T, where product is copied to, rows kept_stride apart, or null
+  int64_t kept_stride = 0;
+  const int64_t* lengths = nullptr;  // as in Walk, for rows of step t
+  int64_t t = 0;
+  const void* d = nullptr;  // backward: S, the gradient of what the forward gives
+  void* d_gain = nullptr;   // backward: T, what each row adds to that of the gain, rows d_gain_stride apart, or null
+  int64_t d_gain_stride = 0;
+};
+
 // One cell for one type of data. Phases by number; the backward's last phase comes first.
 struct Kernels {
   // The state before the walk, into h and c.
@@ -149,6 +174,10 @@ struct Kernels {
   Error (*unprojected)(const Walk&, const StepTable&, const Rows&, Stream);            // out: h before its projection
   // out, T [rows, U, H]: what each row adds to the gradients of the unit weights.
   Error (*unit_gradient)(const Walk&, const StepTable&, const Rows&, Stream);
+
+  // For cells that normalise.
+  Error (*normalize)(const NormRows&, Stream);
+  Error (*normalize_backward)(const NormRows&, Stream);
 };
 
 // By the place of the cell in cells/list.h.

@@ -1,6 +1,7 @@
 // The kernels of stepwise.h, a step at a time, and the table of all. Included once by each stepwise_<type>.cu.
 #include "cells/list.h"
 #include "cuda/stepwise_common.cuh"
+#include "cuda/stepwise_norm.cuh"
 #include "cuda/stepwise_rows.cuh"
 
 namespace seq::cuda {
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
   using T = typename W::T;
   constexpr bool kLast = kPhase == W::kLastPhase;
   const int64_t b = this_row(), u = this_unit(), H = f.hidden, row = s.now.first + b;
-  const bool part = takes_part(f, s.now, b), projected = f.width != H;
+  const bool part = takes_part(f, s.now, b), later = W::output_later(f);
   if (u >= H || !(part || (kLast && takes_part(f, s.next, b)))) return;
 
   if (part) {
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
     W::load_parameters(f, u, p);
     W::template load_gates<kPhase>(f, s.gx, s.gh, b, u, gx, gh);
     if constexpr (kPhase > 0) W::load_saved(f, s.saved, b, u, saved);
-    state[0] = projected ? L(0) : load<S>(f.h, b * H + u);
+    state[0] = later ? L(0) : load<S>(f.h, b * H + u);
 #pragma unroll
     for (int e = 0; e < W::kExtra; ++e) state[1 + e] = load<T>(f.c, W::at_state(f, e, b, u));
 
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
     } else {
       if (W::has_keep(f)) {
         if (s.saved) W::store_new(f, s.saved, b, u, state_new);
-        if (!projected) state_new[0] = mixed<T>(f.factors.keep_h, s.now.t, b, u, state[0], state_new[0]);
+        if (!later) state_new[0] = mixed<T>(f.factors.keep_h, s.now.t, b, u, state[0], state_new[0]);
         for (int e = 0; e < W::kExtra; ++e)
           state_new[1 + e] = mixed<T>(f.factors.keep_c, s.now.t, b, u, state[1 + e], state_new[1 + e], e);
       }
@@ -91,8 +92,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
         store<T>(f.c, W::at_state(f, e, b, u), state_new[1 + e]);
         if (f.c_all) store<T>(f.c_all, e * f.c_all_plane + row * H + u, state_new[1 + e]);
       }
-      if (projected) {
-        store<S>(f.operand, b * H + u, state_new[0]);
+      if (later) {
+        if (f.operand) store<S>(f.operand, b * H + u, state_new[0]);
       } else {
         store<S>(f.h, b * H + u, state_new[0]);
         store<S>(f.y, row * f.y_stride + u, state_new[0]);
@@ -100,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) forward(Forward f, Fo
     }
   }
   if constexpr (kLast) {
-    if (!projected) enter_h<Cell, S>(f, s.next, b, u);
+    if (!later) enter_h<Cell, S>(f, s.next, b, u);
     enter_c<Cell, S>(f, s.next, b, u);
   }
 }
@@ -175,11 +176,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
   using T = typename W::T;
   constexpr bool kLast = kPhase == W::kLastPhase;
   const int64_t b = this_row(), u = this_unit(), H = w.hidden, row = s.now.first + b;
-  const bool part = takes_part(w, s.now, b), projected = w.width != H;
+  const bool part = takes_part(w, s.now, b), later = W::output_later(w);
   if (u >= H || !(part || (kLast && takes_part(w, s.after, b)))) return;
 
   L ds[W::kStates];
-  ds[0] = projected ? L(0) : kLast ? take_h<Cell, S>(w, s, b, u) : load<T>(w.dh, b * H + u);
+  ds[0] = later ? L(0) : kLast ? take_h<Cell, S>(w, s, b, u) : load<T>(w.dh, b * H + u);
 #pragma unroll
   for (int e = 0; e < W::kExtra; ++e)
     ds[1 + e] = kLast ? take_c<Cell, S>(w, s, b, u, e) : load<T>(w.dc, W::at_state(w, e, b, u));
@@ -189,7 +190,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
     W::load_parameters(w, u, p);
     W::load_saved(w, s.saved, b, u, saved);
     W::load_entering(w, s.now, s.before, b, u, state);
-    state_new[0] = projected ? L(0) : load<S>(w.y, row * w.y_stride + u);
+    state_new[0] = later ? L(0) : load<S>(w.y, row * w.y_stride + u);
 #pragma unroll
     for (int e = 0; e < W::kExtra; ++e) {
       const int64_t at = e * w.c_all_plane + row * H + u;
@@ -198,16 +199,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
     }
     L d_operand = load_or_zero<T>(s.d_operand, b * H + u);
     if (!kLast) d_operand = times<T>(w.factors.drop, s.now.t, b, u, d_operand);
-    if (kLast && projected) ds[0] = d_operand;
-    if (kLast && !projected && w.dy) ds[0] = ds[0] + load<S>(w.dy, row * w.dy_stride + u);
+    if (kLast && later) ds[0] = d_operand;
+    if (kLast && !later && w.dy) ds[0] = ds[0] + load<S>(w.dy, row * w.dy_stride + u);
     const bool keep = W::has_keep(w);
     L passed[W::kStates] = {};
     if (keep) {
       W::load_new(w, s.saved, b, u, state_new);
-      if (kLast && !projected) passed[0] = take_part<T>(w.factors.keep_h, s.now.t, b, u, ds[0], 0);
+      if (kLast && !later) passed[0] = take_part<T>(w.factors.keep_h, s.now.t, b, u, ds[0], 0);
       for (int e = 0; kLast && e < W::kExtra; ++e)
         passed[1 + e] = take_part<T>(w.factors.keep_c, s.now.t, b, u, ds[1 + e], e);
     }
+    if constexpr (Traits::norms_state()) ds[1] = ds[1] + load<T>(w.dc_normed, b * H + u);
 #pragma unroll
     for (int g = 0; g < W::kGates; ++g) {
       dgx[g] = kLast ? L(0) : load<S>(s.dgx, W::at_gate(w, b, W::kGates, g, u));
@@ -225,7 +227,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce) backward(Backward w, 
       if (!Traits::kSameGrads) store<S>(s.dgh, W::at_gate(w, b, W::kGates, g, u), dgh[g]);
     }
   }
-  if (!projected) store<T>(w.dh, b * H + u, ds[0]);
+  if (!later) store<T>(w.dh, b * H + u, ds[0]);
 #pragma unroll
   for (int e = 0; e < W::kExtra; ++e) store<T>(w.dc, W::at_state(w, e, b, u), ds[1 + e]);
 }
@@ -267,6 +269,11 @@ Error launch_forward(const Forward& f, const ForwardStep& s, Stream stream) {
   return launch_over(f.members, rows, f.hidden, stream, &forward<Cell, S, kPhase>, f, s);
 }
 
+template <class Cell, class S>
+Error launch_project(const Forward& f, const ForwardStep& s, Stream stream) {
+  return launch_over(f.members, rows_of(s.now, s.next), f.width, stream, &project<Cell, S>, f, s);
+}
+
 template <class Cell, class S, int kPhase>
 Error launch_backward(const Backward& w, const BackwardStep& s, Stream stream) {
   const int64_t rows = kPhase == Stepwise<Cell, S>::kLastPhase ? rows_of(s.now, s.after) : s.now.alive;
@@ -290,8 +297,12 @@ Kernels table_of() {
   k.begin = [](const Forward& f, int64_t batch, const Step& first, Stream stream) {
     return launch_over(f.members, batch, std::max(f.hidden, f.width), stream, &begin<Cell, S>, f, batch, first);
   };
-  k.forward[0] = &launch_forward<Cell, S, 0>;
-  k.backward[0] = &launch_backward<Cell, S, 0>;
+  if constexpr (Traits::norms() > 0) {
+    k.forward[0] = &launch_normed_forward<Cell, S>, k.backward[0] = &launch_normed_backward<Cell, S>;
+    k.normalize = &launch_normalize<Cell, S>, k.normalize_backward = &launch_normalize_backward<Cell, S>;
+  } else {
+    k.forward[0] = &launch_forward<Cell, S, 0>, k.backward[0] = &launch_backward<Cell, S, 0>;
+  }
   k.finish = [](const Backward& w, int64_t batch, const BackwardStep& s, Stream stream) {
     return launch_over(w.members, batch, std::max(w.hidden, w.width), stream, &finish<Cell, S>, w, batch, s);
   };
@@ -306,9 +317,7 @@ Kernels table_of() {
     k.operand[1] = &launch_operand<Cell, S, 1>;
   }
   if constexpr (Traits::projects()) {
-    k.project = [](const Forward& f, const ForwardStep& s, Stream stream) {
-      return launch_over(f.members, rows_of(s.now, s.next), f.width, stream, &project<Cell, S>, f, s);
-    };
+    k.project = &launch_project<Cell, S>;
     k.backward_project = [](const Backward& w, const BackwardStep& s, Stream stream) {
       return launch_over(w.members, rows_of(s.now, s.after), w.width, stream, &backward_project<Cell, S>, w, s);
     };

@@ -104,6 +104,9 @@ struct Stepwise {
   static constexpr int kSavedOrOne = kSaved > 0 ? kSaved : 1;
   static constexpr int kParametersOrOne = Traits::parameters() > 0 ? Traits::parameters() : 1;
 
+  // Whether h is made after the cell: projected, or with a norm of c'.
+  static __device__ bool output_later(const Walk& w) { return Traits::norms_state() || w.width != w.hidden; }
+
   // Where the state beside h, number e, of a row lies in a [S-1][B, H] buffer.
   static __device__ int64_t at_state(const Walk& w, int e, int64_t b, int64_t u) {
     return e * w.state_plane + b * w.hidden + u;
@@ -117,7 +120,8 @@ struct Stepwise {
     return row * count * H + (head * (count - 1) + j) * own + u;
   }
   static __device__ int64_t at_saved(const Walk& w, int64_t row, int j, int64_t u) {
-    return at_gate(w, row, kSaved + (has_keep(w) ? kStates : 0), j, u);
+    constexpr int kOfNorms = Traits::norms() > 0 ? kGates : 0;
+    return at_gate(w, row, kSaved + (has_keep(w) ? kStates : 0) + kOfNorms, j, u);
   }
 
   static __device__ void load_saved(const Walk& w, const void* from, int64_t row, int64_t u, L* saved) {

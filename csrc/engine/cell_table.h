@@ -15,8 +15,8 @@ struct CellCounts {
   const char* name;
   int index, gates, states, saved, phases;
   int phase_begin[kMaxPhases + 1];  // the gates of each phase
-  int unit, options;
-  bool same_grads, projects, recurrent;
+  int unit, options, norms;         // unit, and saved, with those of the norms
+  bool same_grads, projects, recurrent, norms_state;
   // The gates' products are all that the cell is made of.
   constexpr bool plain() const { return recurrent && unit + options == 0; }
 };
@@ -27,10 +27,12 @@ constexpr CellCounts counts_of() {
   static_assert(Traits::phases() <= kMaxPhases && Traits::options() <= kMaxOptions);
   CellCounts c{};
   c.name = Cell::kName;
-  c.gates = Traits::kGates, c.states = Traits::kStates, c.saved = Traits::kSaved, c.phases = Traits::phases();
+  c.gates = Traits::kGates, c.states = Traits::kStates, c.phases = Traits::phases();
+  c.saved = Traits::kSaved + (Traits::norms() > 0 ? Traits::kGates : 0);
   for (int p = 0; p <= Traits::phases(); ++p) c.phase_begin[p] = Traits::phase_begin(p);
-  c.unit = Traits::unit(), c.options = Traits::options();
+  c.unit = Traits::unit() + Traits::norm_unit(), c.options = Traits::options(), c.norms = Traits::norms();
   c.same_grads = Traits::kSameGrads, c.projects = Traits::projects(), c.recurrent = Traits::recurrent();
+  c.norms_state = Traits::norms_state();
   return c;
 }
 

@@ -3,11 +3,19 @@
 //
 // Parameters p reach a cell that has them after its states: first its unit weights, kUnit vectors of H that multiply
 // states unit by unit, then its kOptions numbers, each of which is off where it is 0.
+//
+// A cell with kNorms gets normalised products: of x W_ih^T and of h W_hh^T, row by row, the gates
+// [norm_begin(i), norm_begin(i + 1)) are normalised together to mean 0 and variance 1 and multiplied by a gain, before
+// the biases are added. With kNormsState h' is made by `output`, of the last two saved values, o and c', the latter
+// normalised likewise. The gains of x and of h [G] and, with kNormsState, the gain and the bias of c' are unit weights
+// of the layer that the cell itself does not see.
 #pragma once
 
 #include "cells/calculus.h"
 
 namespace seq {
+
+constexpr double kNormEpsilon = 1e-5;  // added to a variance
 
 template <class Cell>
 struct CellTraits {
@@ -38,11 +46,28 @@ struct CellTraits {
     return 0;
   }
   SEQ_HD static constexpr int parameters() { return unit() + options(); }
+
+  SEQ_HD static constexpr int norms() {
+    if constexpr (requires { Cell::kNorms; }) return Cell::kNorms;
+    return 0;
+  }
+  SEQ_HD static constexpr int norm_begin(int i) {
+    if constexpr (requires { Cell::kNorms; }) return Cell::norm_begin(i);
+    return i;
+  }
+  SEQ_HD static constexpr bool norms_state() {
+    if constexpr (requires { Cell::kNormsState; }) return Cell::kNormsState;
+    return false;
+  }
+  SEQ_HD static constexpr int norm_unit() { return norms() == 0 ? 0 : 2 * kGates + 2 * norms_state(); }
+
   // Whether h reaches the gates through a matrix; a cell where it does not has no gh.
   SEQ_HD static constexpr bool recurrent() {
     if constexpr (requires { Cell::kRecurrent; }) return Cell::kRecurrent;
     return true;
   }
+  // The gates' products are all that the cell is made of.
+  SEQ_HD static constexpr bool plain() { return recurrent() && parameters() + norms() == 0; }
 
   template <int Phase, class T>
   SEQ_HD static void forward(const T* gx, const T* gh, const T* s, const T* p, T* s_new, T* saved) {

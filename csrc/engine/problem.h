@@ -14,7 +14,8 @@
 // The heads of a direction are walks of their own side by side, each with its own H: their parts of a row lie one after
 // the other, in gx, dgx and dgh as [heads, G, H], and the strides are those of the rows of all.
 //
-// A row of saved is kSaved, H and, where there is a `keep`, what the cell gave for the states before it, kStates, H.
+// A row of saved is kSaved, H; where there is a `keep`, what the cell gave for the states before it, kStates, H; and of
+// a cell that normalises (cell_traits.h), which has one head, the product h W_hh^T, G, H.
 //
 // T is the type of computation: float or double. Half types are stored by the caller; `rounding` says to which of them
 // h is rounded once per step.
@@ -130,6 +131,7 @@ struct Forward : Walk<T> {
   T* dropped[2] = {};     // the same times `drop`, where there is one
   T* c = nullptr;         // [S-1][B, H] by place
   T* operand = nullptr;   // [B, H] by place: what the next phase's product reads, and h before its projection
+  T* product = nullptr;   // [B, G, H] by place: of a cell that normalises, h W_hh^T and then its norm
   bool restores = false;  // what computes the gates again gives c_all as well, step by step
 };
 
@@ -139,10 +141,13 @@ struct Backward : Walk<T> {
   int64_t dy_stride = 0;
   const T* dc_all = nullptr;  // like c_all, or null
   T *dgx = nullptr, *dgh = nullptr;
-  int64_t first = 0;                           // the dense row of dgx[0], dgh[0], dh_out[0]
-  T* dh = nullptr;                             // [B, P] by place: the gradient of the state between steps
-  T* dc = nullptr;                             // [S-1][B, H] by place
-  T* dh_out = nullptr;                         // [dense rows, P]: the whole gradient of a projected h
+  T* d_product = nullptr;  // [dense rows, G, H]: of a cell that normalises, of h W_hh^T
+  T* d_unit = nullptr;     // [dense rows, U, H]: what its rows add to the gradient of unit, or null
+  T* dc_normed = nullptr;  // [B, H] by place: what its norm of c' gives to the gradient of c'
+  int64_t first = 0;       // the dense row of dgx[0], dgh[0], dh_out[0], d_product[0], d_unit[0]
+  T* dh = nullptr;         // [B, P] by place: the gradient of the state between steps
+  T* dc = nullptr;         // [S-1][B, H] by place
+  T* dh_out = nullptr;     // [dense rows, P]: the whole gradient of an h that the cell does not make
   T *dreset_h = nullptr, *dreset_c = nullptr;  // [B, P], [S-1][B, H] by row of the batch, or null
   Factor<T> ddecay_h, ddecay_c;
 };

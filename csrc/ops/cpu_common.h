@@ -72,7 +72,9 @@ PackedWeights<T> pack_forward(const cpu::Kernels<T>& k, const Layer& layer, cons
   };
   for (int p = 0; p < k.phases && w.w_hh.defined(); ++p)
     out.keep(out.panels.phase[p],
-             gates_of(w.w_hh, layer.head_hidden(), k.phase_begin[p], k.phase_begin[p + 1], k.forward_block));
+             layer.cell.norms > 0
+                 ? gates_of(w.w_hh, layer.cell.gates * layer.hidden, 0, 1, k.backward_block)
+                 : gates_of(w.w_hh, layer.head_hidden(), k.phase_begin[p], k.phase_begin[p + 1], k.forward_block));
   if (layer.projected()) out.keep(out.panels.projection, gates_of(w.w_hr, layer.width, 0, 1, k.projection_block));
   return out;
 }

@@ -65,12 +65,15 @@ Layer::Layer(const Arguments& a) : cell(cell_counts(a.cell)), device(a.x.device(
   TORCH_CHECK(hidden > 0 && columns > 0, "seqcuda: ", name, " must not be empty, got ", sizing->sizes());
   const bool blocks = !a.weights[4].has_value() && hidden % columns == 0;
   width = blocks ? hidden : columns, heads = blocks ? hidden / columns : 1;
+  TORCH_CHECK(cell.norms == 0 || heads == 1, "seqcuda: weight_hh of cell '", a.cell, "' must be whole, got ", heads,
+              " blocks of it");
   for (int64_t d = 0; d < directions; ++d) {
     const auto* w = &a.weights[kWeights * d];
     TORCH_CHECK(w[0].has_value(), "seqcuda: weight_ih must be given");
     TORCH_CHECK(w[1].has_value() == cell.recurrent && (cell.recurrent || !w[3].has_value()),
                 "seqcuda: weight_hh must be given, or neither it nor bias_hh for a cell without a recurrent product");
     TORCH_CHECK(cell.unit > 0 || !w[5].has_value(), "seqcuda: cell '", a.cell, "' has no weight_unit");
+    TORCH_CHECK(cell.norms == 0 || w[5].has_value(), "seqcuda: cell '", a.cell, "' needs weight_unit");
     TORCH_CHECK(w[4].has_value() == projected(),
                 "seqcuda: weight_hr must be given where P != H, and only there; P = ", width, ", H = ", hidden);
     check_shape(w[0], "weight_ih", {cell.gates * hidden, input}, *this, a.x);

@@ -64,6 +64,8 @@ struct Layer {
   int64_t head_hidden() const { return hidden / heads; }
   int64_t head_width() const { return width / heads; }
   bool projected() const { return width != hidden; }
+  // h is made after the cell: projected, or with a norm of c'.
+  bool output_later() const { return projected() || cell.norms_state; }
   Rounding rounding() const;
   // Dimension `dim` of t, data rows, as the caller gave them: (T, B) or (N).
   at::Tensor with_leading(const at::Tensor& t, int64_t dim) const;

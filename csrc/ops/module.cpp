@@ -34,6 +34,7 @@ py::dict cells() {
     counts["unit"] = cell.unit;
     counts["options"] = cell.options;
     counts["recurrent"] = cell.recurrent;
+    counts["norms"] = cell.norms;
     all[cell.name] = counts;
   }
   return all;
@@ -75,7 +76,7 @@ py::dict explain(const std::string& cell, const at::Tensor& x, const std::vector
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "What seqcuda's compiled extension holds.";
-  m.def("cells", &cells, "The compiled cells: name -> gates, states, saved, phases, unit, options, recurrent.");
+  m.def("cells", &cells, "The compiled cells: name -> gates, states, saved, phases, unit, options, recurrent, norms.");
   m.def("devices", &device_names, "The types of device with compiled engines.");
   m.def(
       "engines", [](const std::string& device) { return device_named(device).engines; }, py::arg("device"),

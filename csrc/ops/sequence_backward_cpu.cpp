@@ -8,6 +8,7 @@
 #include "ops/gradients.h"
 #include "ops/large_pages.h"
 #include "ops/members.h"
+#include "ops/norm_cpu.h"
 
 namespace seq::ops {
 
@@ -20,6 +21,8 @@ struct DirectionBackward {
   at::Tensor dgx, dgh, dh_out, saved;
   Chunk with_gates{};  // the chunk whose gates were computed again last
   std::optional<StateWindow> window;
+  at::Tensor dph, d_unit, dc_normed;  // of cells that normalise; dph: of h W_hh^T, for others dgh
+  at::Tensor input_product;           // of a chunk, where the cell normalises it
 };
 
 // Of one walk, a head of a direction.
@@ -40,8 +43,9 @@ void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
 }
 
 // What the gradients of the weights are products of: dense rows of a chunk, or those of a group of rows of the batch.
+// dpx, dph: the gradients of the products with W_ih and W_hh, which are dgx and dgh but for a cell that normalises.
 struct Factors {
-  at::Tensor x, dgx, dgh, unprojected, dh_out;
+  at::Tensor x, dgx, dgh, dpx, dph, unprojected, dh_out;
   std::vector<std::vector<at::Tensor>> operands;  // of W_hh, by head and phase
   std::vector<at::Tensor> d_unit;                 // by head
 };
@@ -119,7 +123,11 @@ class LayerBackward {
     if (engine_ == Engine::kPanel && needs_.x) dir.w_ih = PackedMatrix<T>::of(kernels_, dir.weights.w_ih);
     dir.dgx = at::empty({rows, gates}, options_);
     dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, gates}, options_);
-    if (layer_.projected()) dir.dh_out = at::empty({rows, layer_.width}, options_);
+    if (layer_.output_later()) dir.dh_out = at::empty({rows, layer_.width}, options_);
+    if (layer_.cell.norms_state) dir.dc_normed = at::empty({layer_.batch, layer_.hidden}, options_);
+    dir.dph = layer_.cell.norms > 0 ? at::empty({rows, gates}, options_) : dir.dgh;
+    if (layer_.cell.norms > 0 && dir.grads.w_unit.defined())
+      dir.d_unit = at::empty({rows, layer_.cell.unit * layer_.hidden}, options_);
     if (marked_) dir.window.emplace(layer_, plan_, d, a_.reverse[d], segments_ + 1);
     if (lean_)
       dir.saved = at::empty({rows, layer_.saved_width}, options_);
@@ -153,7 +161,9 @@ class LayerBackward {
     }
     b.dgx = dir.dgx.template mutable_data_ptr<T>() + gates_at(head);
     b.dgh = dir.dgh.template mutable_data_ptr<T>() + gates_at(head);
-    if (layer_.projected()) b.dh_out = dir.dh_out.template mutable_data_ptr<T>();
+    const auto written = [](const at::Tensor& t) { return t.defined() ? t.template mutable_data_ptr<T>() : nullptr; };
+    b.dh_out = written(dir.dh_out), b.dc_normed = written(dir.dc_normed);
+    if (layer_.cell.norms > 0) b.d_product = written(dir.dph), b.d_unit = written(dir.d_unit);
     if (dreset_h_.defined()) b.dreset_h = dreset_h_[number].template mutable_data_ptr<T>();
     if (dreset_c_.defined()) b.dreset_c = dreset_c_.template mutable_data_ptr<T>() + number * B * H;
     b.ddecay_h = factor_of<T>(ddecay_h_, d, head * H), b.ddecay_c = factor_of<T>(ddecay_c_, d, head * H);
@@ -177,6 +187,7 @@ class LayerBackward {
         if (lean_ || needs_.weight(d, 1)) entering[w] = gather_entering(w, c);
       }
       if (lean_ && directions_[d].with_gates != c) recompute(d, c, xs[d], entering);
+      if (!lean_ && layer_.cell.norms > 0) multiply_input(d, c, xs[d]);
     }
     if (engine_ == Engine::kPanel) {
       team_.run(plan_, [&](int64_t w, const cpu::Share& share) {
@@ -240,14 +251,26 @@ class LayerBackward {
                   c, layer_.head_width());
   }
 
+  void multiply_input(int64_t d, const Chunk& c, const at::Tensor& x) {
+    auto& dir = directions_[d];
+    dir.input_product = at::empty({c.rows(), layer_.cell.gates * layer_.hidden}, options_);
+    if (c.rows() > 0) multiply_transposed(dir.input_product, x, dir.weights.w_ih, {});
+  }
+
   // The gates that lean training did not keep; restores: the states beside h as well.
   void recompute(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering,
                  bool restores = false) {
     auto& dir = directions_[d];
     dir.with_gates = c;
     const int64_t H = layer_.head_hidden();
+    const bool norms = layer_.cell.norms > 0;
     at::Tensor gx = at::empty({c.rows(), layer_.cell.gates * layer_.hidden}, options_);
-    if (c.rows() > 0) multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
+    if (norms) {
+      multiply_input(d, c, x);
+      normalize_input(kernels_, layer_, dir.weights, dir.input_product, gx);
+    } else if (c.rows() > 0) {
+      multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
+    }
     for (int64_t head = 0; head < layer_.heads; ++head) {
       const int64_t number = d * layer_.heads + head;
       auto& w = walks_[number];
@@ -262,6 +285,7 @@ class LayerBackward {
           gh = at::empty({c.rows(), gates_of(p)}, options_);
           multiply_transposed(gh, p == 0 ? entering[number] : operand,
                               w.weights.w_hh.narrow(0, gates_at(0, p), gates_of(p)), {});
+          if (norms) normalize_hidden(kernels_, layer_, dir.weights, gh, dir.saved);
         }
         const T* product = data_or_null<T>(gh);
         T* next = operand.defined() ? operand.template mutable_data_ptr<T>() : nullptr;
@@ -298,7 +322,7 @@ class LayerBackward {
       for (int p = kernels_.phases - 1; p >= 0; --p) {
         for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_phase[p](b, s, k, d_operand); });
         if (!layer_.cell.recurrent) continue;
-        d_operand = multiply(rows(dir.dgh).narrow(1, gates_at(head, p), gates_of(p)),
+        d_operand = multiply(rows(dir.dph).narrow(1, gates_at(head, p), gates_of(p)),
                              w.weights.w_hh.narrow(0, gates_at(0, p), gates_of(p)));
       }
       for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_carry(b, s, k, d_operand); });
@@ -309,18 +333,22 @@ class LayerBackward {
   void products(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering, bool first) {
     const auto& dir = directions_[d];
     const DirectionWeights& g = dir.grads;
-    const at::Tensor dgx = dir.dgx.narrow(0, 0, c.rows());
+    const auto of_chunk = [&](const at::Tensor& t) { return t.narrow(0, 0, c.rows()); };
+    const at::Tensor dgx = of_chunk(dir.dgx), d_unit = dir.d_unit.defined() ? of_chunk(dir.d_unit) : at::Tensor();
+    const at::Tensor dpx = layer_.cell.norms == 0 ? dgx
+                                                  : normalize_input_backward(kernels_, layer_, dir.weights,
+                                                                             dir.input_product, dgx, d_unit);
     if (needs_.x) {
       if (plan_.data_rows.defined()) {
         const at::Tensor rows = plan_.data_rows.narrow(0, c.r0, c.rows());
         at::Tensor dense = at::empty({c.rows(), layer_.input}, options_);
-        times_w_ih(dir, dgx, dense, false);
+        times_w_ih(dir, dpx, dense, false);
         dx_.index_add_(0, rows, dense);
       } else {
-        times_w_ih(dir, dgx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
+        times_w_ih(dir, dpx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
       }
     }
-    Factors f{x, dgx, layer_.cell.same_grads ? dgx : dir.dgh.narrow(0, 0, c.rows()), {}, {}, {}, {}};
+    Factors f{x, dgx, of_chunk(dir.dgh), dpx, of_chunk(dir.dph), {}, {}, {}, {}};
     const int64_t H = layer_.head_hidden();
     for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
       const Backward<T>& b = walks_[w].b;
@@ -335,7 +363,9 @@ class LayerBackward {
             gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_unprojected(b, s, k, to); }, c, H);
         f.dh_out = dir.dh_out.narrow(0, 0, c.rows());
       }
-      if (g.w_unit.defined())
+      if (d_unit.defined())
+        f.d_unit.push_back(d_unit);
+      else if (g.w_unit.defined())
         f.d_unit.push_back(gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.unit_gradient(b, s, k, to); },
                                   c, layer_.cell.unit * H));
     }
@@ -362,13 +392,13 @@ class LayerBackward {
       o.out = out.template mutable_data_ptr<T>() + offset;
       products.push_back({o, out.numel() / needs_.groups});
     };
-    add(g.w_ih, 0, f.dgx, f.x);
+    add(g.w_ih, 0, f.dpx, f.x);
     add(g.b_ih, 0, f.dgx, {});
     add(g.b_hh, 0, f.dgh, {});
     for (size_t head = 0; head < f.operands.size(); ++head)
       for (int p = 0; p < kernels_.phases; ++p) {
         const int64_t first = gates_at(head, p);
-        add(g.w_hh, first * layer_.head_width(), f.dgh.narrow(1, first, gates_of(p)), f.operands[head][p]);
+        add(g.w_hh, first * layer_.head_width(), f.dph.narrow(1, first, gates_of(p)), f.operands[head][p]);
       }
     add(g.w_hr, 0, f.dh_out, f.unprojected);
     for (size_t head = 0; head < f.d_unit.size(); ++head)
@@ -390,13 +420,13 @@ class LayerBackward {
   }
 
   void weight_gradients(const DirectionWeights& g, const Factors& f, bool add) const {
-    if (g.w_ih.defined()) multiply(g.w_ih, f.dgx.t(), f.x, add);
+    if (g.w_ih.defined()) multiply(g.w_ih, f.dpx.t(), f.x, add);
     if (g.b_ih.defined()) accumulate_sum(!add, g.b_ih, f.dgx);
     if (g.b_hh.defined() && !one_sum(g)) accumulate_sum(!add, g.b_hh, f.dgh);
     for (size_t head = 0; head < f.operands.size(); ++head)
       for (int p = 0; p < kernels_.phases; ++p) {
         const int64_t first = gates_at(head, p), count = gates_of(p);
-        multiply(g.w_hh.narrow(0, first, count), f.dgh.narrow(1, first, count).t(), f.operands[head][p], add);
+        multiply(g.w_hh.narrow(0, first, count), f.dph.narrow(1, first, count).t(), f.operands[head][p], add);
       }
     if (g.w_hr.defined()) multiply(g.w_hr, f.dh_out.t(), f.unprojected, add);
     for (size_t head = 0; head < f.d_unit.size(); ++head) {
@@ -431,11 +461,11 @@ class LayerBackward {
       at::mm_out(out, a, b);
   }
 
-  void times_w_ih(const DirectionBackward<T>& dir, const at::Tensor& dgx, at::Tensor out, bool add) const {
+  void times_w_ih(const DirectionBackward<T>& dir, const at::Tensor& dpx, at::Tensor out, bool add) const {
     if (dir.w_ih.defined())
-      dir.w_ih.multiply(dgx, out, {}, add);
+      dir.w_ih.multiply(dpx, out, {}, add);
     else
-      multiply(out, dgx, dir.weights.w_ih, add);
+      multiply(out, dpx, dir.weights.w_ih, add);
   }
 
   // out = a w^T (+ bias), for what lean training computes again.

@@ -2,6 +2,7 @@
 #include "ops/engines.h"
 #include "ops/large_pages.h"
 #include "ops/members.h"
+#include "ops/norm_cpu.h"
 #include "ops/one_step.h"
 
 namespace seq::ops {
@@ -104,7 +105,7 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
 
   const States states(a, layer);
   const at::Tensor x = flat_rows(a.x, layer);
-  const bool scratch = kernels.phases > 1 && !kept.gates;
+  const bool norms = layer.cell.norms > 0, scratch = (kernels.phases > 1 || layer.cell.norms_state) && !kept.gates;
   // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
   if (plan.plan.order) {
     for (const auto& t : {out.y, out.c_all}) zero_dead_rows<T>(t, plan);
@@ -127,10 +128,9 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
     auto& w = walks[j];
     const int64_t d = j / layer.heads, head = j % layer.heads;
     w.weights = head_of(directions[d].weights, layer, head);
-    if (engine == Engine::kPanel)
-      w.packed = pack_forward(kernels, layer, w.weights);
-    else
-      w.gh = at::empty({B * std::max(G * H, P)}, options);
+    if (engine == Engine::kPanel) w.packed = pack_forward(kernels, layer, w.weights);
+    if (engine != Engine::kPanel || norms) w.gh = at::empty({B * std::max(G * H, P)}, options);
+    if (norms) w.f.product = w.gh.template mutable_data_ptr<T>();
     set_walk(w.f, a, layer, plan, j, w.weights, states, out.y, out.c_all);
     w.h = at::empty({2, B, P}, options);
     w.f.h[0] = w.h[0].template mutable_data_ptr<T>();
@@ -145,7 +145,7 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
       if (plan.plan.order) w.c = w.c.index_select(1, at::tensor(plan.order));
       w.f.c = w.c.template mutable_data_ptr<T>();
     }
-    if (kernels.phases > 1 || layer.projected()) {
+    if (kernels.phases > 1 || layer.output_later()) {
       w.operand = at::empty({B, H}, options);
       w.f.operand = w.operand.template mutable_data_ptr<T>();
     }
@@ -171,10 +171,12 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
       }
       if (chunk.rows() == 0) continue;
       const at::Tensor gx = dir.gx.narrow(0, 0, chunk.rows()), rows = chunk_rows_of(x, plan, chunk);
+      const at::Tensor bias = norms ? at::Tensor() : dir.weights.b_ih;
       if (dir.w_ih.defined())
-        dir.w_ih.multiply(rows, gx, dir.weights.b_ih);
+        dir.w_ih.multiply(rows, gx, bias);
       else
-        product_into(kernels, gx, rows, dir.weights.w_ih, dir.weights.b_ih);
+        product_into(kernels, gx, rows, dir.weights.w_ih, bias);
+      if (norms) normalize_input(kernels, layer, dir.weights, gx, gx);
     }
     if (engine == Engine::kPanel) {
       team.run(plan, [&](int64_t j, const cpu::Share& share) {

@@ -55,7 +55,8 @@ Team make_team(const Layer& layer, int64_t alive) {
   }
   const int64_t by_units = std::min(threads / layer.walks(), 2 * layer.batch * weights / kStepFlopsPerMember);
 #if AT_PARALLEL_OPENMP
-  if (by_units > std::max<int64_t>(together ? 1 : by_rows, 1)) {
+  // A norm is over all units of a row.
+  if (layer.cell.norms == 0 && by_units > std::max<int64_t>(together ? 1 : by_rows, 1)) {
     team.split = Team::Split::kUnits;
     team.members = by_units;
     return team;

@@ -16,6 +16,12 @@ def gate(x: Tensor, slope: float) -> Tensor:
     return (slope * x + 0.5).clamp(0, 1) if slope > 0 else x.sigmoid()
 
 
+def normalised(x: Tensor) -> Tensor:
+    """Layer normalisation without gain and bias: mean 0 and variance 1 over the last dimension."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * (centred.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+
+
 @dataclass(frozen=True)
 class Cell:
     """One recurrent cell.
@@ -31,11 +37,14 @@ class Cell:
         gate_names: the gates, in the order in which the rows of the weights hold them.
         state_names: the states; the first is the output h.
         saved: how many H-wide values of a step fast training keeps; the activated gates come first. 0 where
-            the backward needs the states only.
+            the backward needs the states only. Of a cell that normalises its G products with h are among them.
         step: see above.
         unit_names: weights of H numbers each that multiply states unit by unit; `step` gets them as a tuple.
         options: numbers, each of which is off where it is 0.
         recurrent: h reaches the gates through a matrix W_hh; without one `recurrent` is not called.
+        norms: the first and last gates, [first, last), of each group whose products are normalised together: `gx` is
+            ``norm(x W_ih^T) a_x + b_ih``, what `recurrent` gives ``norm(h W_hh^T) a_h + b_hh``, both of all gates. The
+            gains a_x and a_h are the first unit weights, one for each gate.
         layouts: the kinds of weights that a direction may have, by how many they are.
     """
 
@@ -47,10 +56,11 @@ class Cell:
     unit_names: tuple[str, ...] = ()
     options: tuple[float, ...] = ()
     recurrent: bool = True
+    norms: tuple[tuple[int, int], ...] = ()
     layouts: dict[int, tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        widths = (2, 1) if self.recurrent else (2,)  # as it is, and projected
+        widths = (2, 1) if self.recurrent and not self.norms else (2,)  # as it is, and projected
         shapes = [self.weight_shapes(1, 2, width, bias) for bias in (False, True) for width in widths]
         kinds = [tuple(kind for kind, shape in each.items() if shape is not None) for each in shapes]
         object.__setattr__(self, "layouts", {len(each): each for each in kinds})

@@ -31,6 +31,9 @@ class GRU(SequenceLayer, torch.nn.GRU):
         gate_activation: keyword-only. What r and z are: "sigmoid", "hard_sigmoid" or "hard_sigmoid_0.2", as in
             seqcuda.LSTM.
         heads: keyword-only. As in seqcuda.LSTM: blocks of W_hh in ``weight_hh_l{k} (3H, H/heads)``.
+        layer_norm: keyword-only. ``x_t W_ih^T`` and ``h_{t-1} W_hh^T`` are normalised before the biases are added, r
+            and z together, n on its own, with gains for the gates of x and of h, ``weight_unit_l{k} (6H)``, which begin
+            with 1 (Ba et al. 2016, arXiv:1607.06450).
 
     Shapes: input ``(T, B, I)``, hx and h_n ``(num_layers * directions, B, H)``, output ``(T, B, directions * H)``.
     """
@@ -40,15 +43,23 @@ class GRU(SequenceLayer, torch.nn.GRU):
     _variant = ""
 
     def __init__(
-        self, *args, reset_after: bool = True, gate_activation: str = "sigmoid", device=None, dtype=None, **kwargs
+        self,
+        *args,
+        reset_after: bool = True,
+        gate_activation: str = "sigmoid",
+        layer_norm: bool = False,
+        device=None,
+        dtype=None,
+        **kwargs,
     ):
         if not isinstance(reset_after, bool):
             raise TypeError(f"reset_after should be of type bool, got: {type(reset_after).__name__}")
-        cell = gru_variant("GRU", reset_after, gate_activation)
+        cell = gru_variant("GRU", reset_after, gate_activation, layer_norm)
         if cell is not GRU.cell:
             self.cell = cell
             self._variant = "" if reset_after else ", reset_after=False"
             self._variant += "" if gate_activation == "sigmoid" else f", gate_activation={gate_activation!r}"
+            self._variant += ", layer_norm=True" if layer_norm else ""
         self.reset_after = reset_after
         super().__init__(*args, device=device, dtype=dtype, **kwargs)
 

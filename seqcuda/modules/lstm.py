@@ -34,6 +34,9 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
         cell_clip: keyword-only. c_t is limited to [-cell_clip, cell_clip], as in TensorFlow 1's LSTMCell.
         gate_activation: keyword-only. What i, f and o are: "sigmoid"; "hard_sigmoid", ``x/6 + 1/2`` limited to [0, 1],
             torch's and Keras 3's; "hard_sigmoid_0.2", ``0.2 x + 1/2`` limited so, Keras's before 3.
+        layer_norm: keyword-only. ``x_t W_ih^T`` and ``h_{t-1} W_hh^T`` are normalised over all gates before the biases
+            are added, and c_t before the tanh that makes h_t (Ba et al. 2016, arXiv:1607.06450). The gains of x and h
+            for the gates, of c_t, which begin with 1, and the bias of c_t, 0, are ``weight_unit_l{k} (10H)``.
         forget_bias: keyword-only. What the forget gate's bias, the sum of two, is initialised to, as in Jozefowicz et
             al. 2015 (ICML) and Keras's unit_forget_bias, both of which take 1; None: as in torch.nn.
 
@@ -51,17 +54,19 @@ class LSTM(SequenceLayer, torch.nn.LSTM):
         peephole: bool = False,
         cell_clip: float | None = None,
         gate_activation: str = "sigmoid",
+        layer_norm: bool = False,
         forget_bias: float | None = None,
         device=None,
         dtype=None,
         **kwargs,
     ):
-        cell = lstm_variant("LSTM", peephole, cell_clip, gate_activation)
+        cell = lstm_variant("LSTM", peephole, cell_clip, gate_activation, layer_norm)
         if cell is not LSTM.cell:
             self.cell = cell
             self._variant = ", peephole=True" if peephole else ""
             self._variant += "" if cell_clip is None else f", cell_clip={cell_clip}"
             self._variant += "" if gate_activation == "sigmoid" else f", gate_activation={gate_activation!r}"
+            self._variant += ", layer_norm=True" if layer_norm else ""
         self.forget_bias = forget_bias
         super().__init__(*args, device=device, dtype=dtype, **kwargs)
 

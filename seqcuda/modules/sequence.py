@@ -13,7 +13,7 @@ from ..cells import Cell
 from ..layers import Stack
 from ..stream import Stream, check_one_direction, decay_of_one_step
 from .signature import ConstructorSignature
-from .weights import weights_of
+from .weights import set_norms, weights_of
 
 
 class SequenceLayer(torch.nn.RNNBase):
@@ -63,6 +63,8 @@ class SequenceLayer(torch.nn.RNNBase):
                 f"{name}: heads must divide hidden_size, without proj_size, got heads={self.heads}, hidden_size={H}, "
                 f"proj_size={self.proj_size}"
             )
+        if self.proj_size and self.cell.norms:
+            raise ValueError(f"{name}: layer_norm goes without proj_size, got proj_size={self.proj_size}")
         shapes, D = [], 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
             width = self.proj_size or H
@@ -184,6 +186,14 @@ class SequenceLayer(torch.nn.RNNBase):
         options = ("save", "recurrent_dropout", "zoneout", "weight_dropout", "heads")
         given = (name for name in options if getattr(self, name) != getattr(SequenceLayer, name))
         return super().extra_repr() + "".join(f", {name}={getattr(self, name)!r}" for name in given)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if not self.cell.norms:
+            return
+        for name, parameter in self.named_parameters():
+            if name.startswith("weight_unit"):
+                set_norms(parameter, self.cell)
 
     def flatten_parameters(self) -> None:
         """Nothing: the weights are used where they are."""

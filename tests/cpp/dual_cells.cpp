@@ -107,9 +107,11 @@ struct Check {
       for (int k = 0; k < S; ++k) d[k] = Dual(check.ds[k]);
       check.backward(done, d, dgx, dgh);
 
-      const auto compare = [&](double ours, const std::function<Dual&(Step&)>& input) {
-        const double exact = check.derivative(step, input);
+      const auto compare_numbers = [&](double ours, double exact) {
         worst = std::max(worst, std::abs(ours - exact) / std::max(1.0, std::abs(exact)));
+      };
+      const auto compare = [&](double ours, const std::function<Dual&(Step&)>& input) {
+        compare_numbers(ours, check.derivative(step, input));
       };
       for (int g = 0; g < G; ++g) {
         compare(dgx[g].v, [g](Step& x) -> Dual& { return x.gx[g]; });
@@ -121,6 +123,13 @@ struct Check {
         Dual d_unit[U];
         Cell::unit_gradient(done.s, done.s_new, dgx, d_unit);
         for (int j = 0; j < U; ++j) compare(d_unit[j].v, [j](Step& x) -> Dual& { return x.p[j]; });
+      }
+      if constexpr (Traits::norms_state()) {
+        const double o = normal(random), normed = normal(random), dh = normal(random);
+        Dual d_o, d_normed;
+        Cell::output_backward(Dual(o), Dual(normed), Dual(dh), d_o, d_normed);
+        compare_numbers(d_o.v, dh * Cell::output(Dual(o, 1), Dual(normed)).d);
+        compare_numbers(d_normed.v, dh * Cell::output(Dual(o), Dual(normed, 1)).d);
       }
     }
     const bool good = worst <= 16 * std::numeric_limits<double>::epsilon() && (same || !Traits::kSameGrads);

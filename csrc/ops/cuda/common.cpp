@@ -88,6 +88,15 @@ void CudaLayer::set_walk(cuda::Walk& walk, int64_t d, const at::Tensor& y, const
   walk.c_all_plane = layer.directions * layer.rows * layer.hidden;
 }
 
+cuda::NormRows CudaLayer::norm_rows(int64_t d, const at::Tensor& product, bool of_h) const {
+  cuda::NormRows rows;
+  const int64_t numbers = product.size(2);
+  rows.rows = product.size(1), rows.hidden = layer.hidden;
+  rows.gain = weights[d].w_unit.narrow(1, of_h ? numbers : 0, numbers).data_ptr();
+  rows.product = product.data_ptr(), rows.product_stride = numbers;
+  return rows;
+}
+
 void products_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
   if (out.dim() < 4) return product_into(out, a, b);
   for (int64_t m = 0; m < out.size(0); ++m) product_into(out[m], a[m], b[m]);

@@ -59,6 +59,8 @@ struct CudaLayer {
   cuda::Step step(int64_t k, int64_t d) const;
   // What does not change over the walk of direction d. y [M, data rows, D*P], c_all [M, S-1, D, data rows, H] or empty.
   void set_walk(cuda::Walk& walk, int64_t d, const at::Tensor& y, const at::Tensor& c_all) const;
+  // For the norm of a product [1, rows, G*H] of direction d, of x, or of h whose gains follow.
+  cuda::NormRows norm_rows(int64_t d, const at::Tensor& product, bool of_h) const;
 
   // For products_into, a single member or head has no dimension of its own. [M, rows, n], of t [M, rows, n]:
   at::Tensor of_members(const at::Tensor& t) const { return members == 1 ? t.select(0, 0) : t; }

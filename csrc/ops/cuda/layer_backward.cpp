@@ -1,5 +1,7 @@
 #include "ops/cuda/layer_backward.h"
 
+#include <utility>
+
 namespace seq::ops {
 
 LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer& layer, const Needs& needs,
@@ -63,6 +65,7 @@ void LayerBackward::walk_chunk(int64_t k0, int64_t k1) {
     const Chunk chunk = c_.chunk(k0, k1, d);
     if (lean_ || dir.grads.w_hh.defined()) dir.entering = gather(c_.kernels.entering, layer_.width, d, chunk);
     if (lean_ && dir.with_gates != chunk) recompute(d, chunk);
+    if (!lean_ && layer_.cell.norms > 0) dir.input_product = multiply_input(d, chunk);
     if (c_.lengths.defined()) {  // nobody writes past the end of a row
       dir.dgx.zero_();
       if (!layer_.cell.same_grads) dir.dgh.zero_();
@@ -106,6 +109,9 @@ void LayerBackward::set_up(int64_t d, int64_t rows) {
   dir.dgx = at::empty({M, rows, G * H}, data_);
   dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({M, rows, G * H}, data_);
   if (layer_.projected()) dir.dh_out = at::empty({M, rows, P}, data_);
+  dir.dph = layer_.cell.norms > 0 ? at::empty({M, rows, G * H}, data_) : dir.dgh;
+  if (layer_.cell.norms > 0 && dir.grads.w_unit.defined())
+    dir.d_unit = at::empty({M, rows, layer_.cell.unit * H}, c_.compute);
   if (marked_) dir.window.emplace(layer_, c_.plan, d, c_.reverse[d], segments_ + 1, std::vector<int64_t>{M});
   if (lean_)
     dir.saved = at::empty({M, rows, layer_.saved_width}, c_.compute);
@@ -145,18 +151,48 @@ at::Tensor LayerBackward::unit_gradient(int64_t d, const Chunk& chunk) const {
   return out;
 }
 
+at::Tensor LayerBackward::multiply_input(int64_t d, const Chunk& chunk) const {
+  const int64_t R = chunk.rows();
+  at::Tensor product = at::empty({c_.members, R, layer_.cell.gates * layer_.hidden}, c_.compute);
+  products_into(c_.of_members(product), c_.of_members(c_.x.narrow(1, chunk.r0, R)),
+                c_.of_members(c_.weights[d].w_ih).mT());
+  return product;
+}
+
+at::Tensor LayerBackward::input_gradient(int64_t d, const at::Tensor& dgx) const {
+  const auto& dir = directions_[d];
+  at::Tensor out = at::empty_like(dgx);
+  cuda::NormRows rows = c_.norm_rows(d, dir.input_product, false);
+  rows.d = dgx.data_ptr(), rows.out = out.data_ptr();
+  if (dir.d_unit.defined()) rows.d_gain = dir.d_unit.data_ptr(), rows.d_gain_stride = dir.d_unit.size(2);
+  check_launch(c_.kernels.normalize_backward(rows, c_.stream()));
+  return out;
+}
+
 void LayerBackward::recompute(int64_t d, const Chunk& chunk, bool restores) {
   auto& dir = directions_[d];
   dir.with_gates = chunk;
   const int64_t M = c_.members, R = chunk.rows();
   const auto& w = c_.weights[d];
-  at::Tensor gx = at::empty({M, R, layer_.cell.gates * layer_.hidden}, c_.compute), operand = dir.entering;
-  products_into(c_.of_members(gx), c_.of_members(c_.x.narrow(1, chunk.r0, R)), c_.of_members(w.w_ih).mT());
+  const bool norms = layer_.cell.norms > 0;
+  at::Tensor gx = multiply_input(d, chunk), operand = dir.entering;
+  if (norms) {
+    dir.input_product = std::exchange(gx, at::empty_like(gx));
+    cuda::NormRows rows = c_.norm_rows(d, dir.input_product, false);
+    rows.out = gx.data_ptr();
+    check_launch(c_.kernels.normalize(rows, c_.stream()));
+  }
   for (int p = 0; p < layer_.cell.phases; ++p) {
     at::Tensor gh;
     if (layer_.cell.recurrent) {
       gh = at::empty({M, R, layer_.heads * c_.phase_size(p)}, c_.compute);
       products_into(c_.of_heads(gh), c_.of_heads(operand), c_.rows_of_phase(w.w_hh, p).mT());
+    }
+    if (norms) {
+      cuda::NormRows rows = c_.norm_rows(d, gh, true);
+      rows.out = gh.data_ptr(), rows.kept_stride = layer_.saved_width;
+      rows.kept = dir.saved.narrow(2, layer_.saved_width - gh.size(2), gh.size(2)).data_ptr();
+      check_launch(c_.kernels.normalize(rows, c_.stream()));
     }
     if (p + 1 < layer_.cell.phases) operand = at::empty({M, R, layer_.hidden}, data_);
     const auto call = [&](const cuda::StepTable& table, int64_t at) {
@@ -174,9 +210,11 @@ void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
   auto& dir = directions_[d];
   auto& g = dir.grads;
   const int64_t H = layer_.hidden, R = chunk.rows();
-  const at::Tensor dgx = dir.dgx.narrow(1, 0, R), dgh = dir.dgh.narrow(1, 0, R), x = c_.x.narrow(1, chunk.r0, R);
+  const at::Tensor dgx = dir.dgx.narrow(1, 0, R), dgh = dir.dgh.narrow(1, 0, R), dph = dir.dph.narrow(1, 0, R);
+  const bool norms = layer_.cell.norms > 0;
+  const at::Tensor x = c_.x.narrow(1, chunk.r0, R), dpx = norms ? input_gradient(d, dgx) : dgx;
   if (dx_.defined())
-    accumulate(layer_.directions == 1, c_.of_members(dx_.narrow(1, chunk.r0, R)), c_.of_members(dgx),
+    accumulate(layer_.directions == 1, c_.of_members(dx_.narrow(1, chunk.r0, R)), c_.of_members(dpx),
                c_.of_members(c_.weights[d].w_ih));
   std::vector<at::Tensor> operands{dir.entering};
   if (g.w_hh.defined())
@@ -186,7 +224,8 @@ void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
     unprojected = gather(c_.kernels.unprojected, H, d, chunk);
     dh_out = dir.dh_out.narrow(1, 0, R);
   }
-  const at::Tensor d_unit = g.w_unit.defined() ? unit_gradient(d, chunk) : at::Tensor();
+  at::Tensor d_unit;
+  if (g.w_unit.defined()) d_unit = dir.d_unit.defined() ? dir.d_unit.narrow(1, 0, R) : unit_gradient(d, chunk);
   for (int64_t i = 0; i < std::max<int64_t>(needs_.groups, 1); ++i) {
     // The rows and gradients of a group, or all of them.
     const auto rows = [&](const at::Tensor& t) {
@@ -199,12 +238,13 @@ void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
       accumulate(first, c_.of_members(out), c_.of_members(a).mT(), c_.of_members(b));
     };
     const at::Tensor dgx_i = rows(dgx), dgh_i = rows(dgh);
-    if (g.w_ih.defined()) outer(of(g.w_ih), dgx_i, rows(x));
+    const at::Tensor dpx_i = norms ? rows(dpx) : dgx_i, dph_i = norms ? rows(dph) : dgh_i;
+    if (g.w_ih.defined()) outer(of(g.w_ih), dpx_i, rows(x));
     if (g.b_ih.defined()) accumulate_sum(first, of(g.b_ih), dgx_i);
     if (g.b_hh.defined()) accumulate_sum(first, of(g.b_hh), dgh_i);
     if (g.w_hh.defined()) {
       for (int p = 0; p < layer_.cell.phases; ++p)
-        accumulate(first, c_.rows_of_phase(of(g.w_hh), p), c_.of_phase(dgh_i, p).mT(), c_.of_heads(rows(operands[p])));
+        accumulate(first, c_.rows_of_phase(of(g.w_hh), p), c_.of_phase(dph_i, p).mT(), c_.of_heads(rows(operands[p])));
     }
     if (g.w_hr.defined()) outer(of(g.w_hr), rows(dh_out), rows(unprojected));
     if (g.w_unit.defined()) accumulate_sum(first, of(g.w_unit), rows(d_unit));

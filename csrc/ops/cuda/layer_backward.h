@@ -17,6 +17,9 @@ struct DirectionBackward {
   at::Tensor entering;          // of a chunk, the h that entered each step, where it is needed
   Chunk with_gates{};           // the chunk whose gates were computed again last
   std::optional<StateWindow> window;
+  // The gradient of h W_hh^T of a chunk, in the type of the data: dgh but for a cell that normalises. That has d_unit,
+  // T [M, rows, U*H], where it is wanted, and the product x W_ih^T.
+  at::Tensor dph, d_unit, input_product;
 };
 
 class LayerBackward {
@@ -53,6 +56,9 @@ class LayerBackward {
   at::Tensor gather(Gather kernel, int64_t width, int64_t d, const Chunk& chunk) const;
   // What each row adds to the gradients of the unit weights.
   at::Tensor unit_gradient(int64_t d, const Chunk& chunk) const;
+  // x W_ih^T of a chunk, and its gradient from dgx, of a cell that normalises.
+  at::Tensor multiply_input(int64_t d, const Chunk& chunk) const;
+  at::Tensor input_gradient(int64_t d, const at::Tensor& dgx) const;
   // The gates that lean training did not keep; restores: the states beside h as well.
   void recompute(int64_t d, const Chunk& chunk, bool restores = false);
   // dx and dW of a chunk that has been walked; `first`: the first that was.

@@ -55,8 +55,14 @@ void LayerForward::run_chunk(int64_t k0, int64_t k1) {
       dir.window->move(k0, k1);
       set_states(dir.f, *dir.window);
     }
-    products_into(c_.of_members(dir.gx.narrow(1, 0, chunk.rows())),
-                  c_.of_members(c_.x.narrow(1, chunk.r0, chunk.rows())), c_.of_members(c_.weights[d].w_ih).mT());
+    const at::Tensor gx = dir.gx.narrow(1, 0, chunk.rows());
+    products_into(c_.of_members(gx), c_.of_members(c_.x.narrow(1, chunk.r0, chunk.rows())),
+                  c_.of_members(c_.weights[d].w_ih).mT());
+    if (layer_.cell.norms > 0) {
+      cuda::NormRows rows = c_.norm_rows(d, gx, false);
+      rows.out = gx.data_ptr();
+      check_launch(c_.kernels.normalize(rows, c_.stream()));
+    }
     walk_direction(d, chunk);
   }
   walk(k0, k1);

@@ -9,7 +9,8 @@ namespace seq::ops {
 
 namespace {
 
-// A call of one layer, or of members that the engine walks one by one where they are too many for one launch.
+// A call of one layer, or of members that the engine walks one by one where they are too many for one launch, or
+// normalise.
 struct CudaCall {
   CudaCall(const Arguments& a, const std::string& asked)
       : members(members_of(a)),
@@ -17,7 +18,7 @@ struct CudaCall {
         guard(layer.device),
         engine(choose_cuda_engine(layer, asked, members)) {}
 
-  bool one_by_one() const { return members > engine.most_members; }
+  bool one_by_one() const { return members > (layer.cell.norms > 0 ? 1 : engine.most_members); }
 
   // Of every member, call(member).
   template <class Call>

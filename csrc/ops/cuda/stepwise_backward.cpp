@@ -15,6 +15,10 @@ class StepwiseBackward : public LayerBackward {
       auto& own = steps_[d];
       for (int p = 0; layer.cell.recurrent && p < layer.cell.phases; ++p)
         own.w_hh.push_back(c_.rows_of_phase(c_.weights[d].w_hh, p));
+      if (layer.cell.norms_state) {
+        own.output = at::empty({2, B, layer.hidden}, c_.compute);
+        directions_[d].b.d_output = own.output[0].data_ptr(), directions_[d].b.dc_normed = own.output[1].data_ptr();
+      }
       if (layer.cell.recurrent) own.product = at::empty({M, B, layer.width}, c_.compute);
       if (layer.cell.phases > 1 || layer.projected()) own.operand = at::empty({M, B, layer.hidden}, c_.compute);
     }
@@ -36,6 +40,8 @@ class StepwiseBackward : public LayerBackward {
     place_rows(s.saved, apart.saved, dir.saved, s.now.first - saved_first(chunk));
     place_rows(s.dgx, apart.dgx, dir.dgx, at), place_rows(s.dgh, apart.dgh, dir.dgh, at);
     place_rows(s.dh_out, apart.dh_out, dir.dh_out, at);
+    if (layer_.cell.norms > 0) s.d_product = dir.dph.narrow(1, at, alive).data_ptr();
+    if (dir.d_unit.defined()) s.d_unit = dir.d_unit.narrow(1, at, alive).data_ptr();
     if (own.walked) place(s.product, apart.product, own.product);
     if (layer_.projected()) {
       check_launch(c_.kernels.backward_project(dir.b, s, c_.stream()));
@@ -47,7 +53,7 @@ class StepwiseBackward : public LayerBackward {
       check_launch(c_.kernels.backward[p](dir.b, s, c_.stream()));
       if (!layer_.cell.recurrent) continue;
       const at::Tensor& out = p > 0 ? own.operand : own.product;
-      products_into(c_.of_heads(out.narrow(1, 0, alive)), c_.of_phase(dir.dgh.narrow(1, at, alive), p), own.w_hh[p]);
+      products_into(c_.of_heads(out.narrow(1, 0, alive)), c_.of_phase(dir.dph.narrow(1, at, alive), p), own.w_hh[p]);
       if (p > 0) place(s.d_operand, apart.d_operand, out);
     }
     own.walked = true;
@@ -63,7 +69,7 @@ class StepwiseBackward : public LayerBackward {
   }
 
   struct OfStep {
-    at::Tensor product, operand;
+    at::Tensor product, operand, output;
     std::vector<at::Tensor> w_hh;  // of each phase
     bool walked = false;           // `product` is that of the step after
   };

@@ -25,7 +25,9 @@ class StepwiseForward : public LayerForward {
         own.operand = at::empty({M, B, H}, a.x.options());
         place(dir.f.operand, apart.operand, own.operand);
       }
-      if (!kept.gates && layer.cell.phases > 1) dir.saved = at::empty({M, B, layer.saved_width}, c_.compute);
+      if (layer.cell.norms > 0) dir.f.product = own.gh.data_ptr();
+      if (!kept.gates && (layer.cell.phases > 1 || layer.cell.norms_state))
+        dir.saved = at::empty({M, B, layer.saved_width}, c_.compute);
     }
   }
 

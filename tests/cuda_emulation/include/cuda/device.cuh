@@ -56,6 +56,11 @@ inline uint32_t shuffle_xor(uint32_t value, int mask) {
   return words[0];
 }
 
+template <class T>
+T rounded_product(T a, T b) {
+  return a * b;
+}
+
 inline uint32_t to_tf32(float value) {
   const uint32_t bits = __float_as_uint(value);
   return (std::isfinite(value) ? bits + 0x1000 : bits) & 0xffffe000;
