@@ -426,11 +426,13 @@ def test_a_removed_barrier_is_noticed(emulated):
 
 
 def test_rows_that_have_ended_cost_nothing():
-    """Their threads touch nothing but the lengths; those of other rows, whose memory is not there, end the process."""
+    """Their threads touch nothing but the lengths; those of other rows, whose memory is not there, end the process.
+    A product that a cell normalises is there for all rows, and its norm is taken of all."""
+    cells = sorted(name for name, cell in CELLS.items() if not cell.norms)
     program = f"""
 import cuda_emulation
 for length in (3, 5):
-    for cell in {sorted(CELLS)}:
+    for cell in {cells}:
         cuda_emulation.load().step_without_memory(cell, length)
     print(length, flush=True)
 """
