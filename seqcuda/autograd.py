@@ -20,7 +20,7 @@ from torch import Tensor
 from . import _backend, reference
 from .cells import CELLS
 from .derivatives import of_groups, parts_of, replaced, tangent_by_reference
-from .heads import blocks_of, dense, for_engines, heads_of
+from .heads import blocks_of, dense, for_engines, heads_of, with_w_hh
 from .members import (
     OUTPUTS,
     ROWS_IN,
@@ -366,12 +366,10 @@ class SequenceTangent(torch.autograd.Function):
         return tuple(map(fold.unfold, outputs, out_dims)), out_dims
 
 
-def _with_w_hh(tensors, function) -> list[Tensor | None]:
+def _with_w_hh(tensors, function) -> tuple[Tensor | None, ...]:
     """`tensors`, in the order of `Inputs.tensors()`, with every weight_hh put through `function`."""
-    result = list(tensors)
-    for i in range(len(ROWS_IN) + 1, len(result), WEIGHTS_PER_DIRECTION):
-        result[i] = None if result[i] is None else function(result[i])
-    return result
+    n = len(ROWS_IN)
+    return *tensors[:n], *with_w_hh(tensors[n:], function)
 
 
 def _tangent(walk: Walk, groups: int, needs, grads, grad_directions, inputs, directions) -> tuple[Tensor | None, ...]:

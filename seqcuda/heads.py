@@ -20,7 +20,12 @@ def for_engines(cell: Cell, weights: tuple[Tensor | None, ...]) -> tuple[Tensor 
     """As the compiled ops take them: with weight_hh whole where the cell normalises, since a norm is over all heads."""
     if not cell.norms or heads_of(cell, weights) == 1:
         return weights
-    return tuple(dense(w, cell.gates) if i % WEIGHTS_PER_DIRECTION == 1 else w for i, w in enumerate(weights))
+    return with_w_hh(weights, lambda w: dense(w, cell.gates))
+
+
+def with_w_hh(weights, function) -> tuple[Tensor | None, ...]:
+    """`weights` of any number of directions, with every weight_hh that there is put through `function`."""
+    return tuple(function(w) if w is not None and i % WEIGHTS_PER_DIRECTION == 1 else w for i, w in enumerate(weights))
 
 
 def dense(blocks: Tensor, gates: int) -> Tensor:
