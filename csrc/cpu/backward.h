@@ -164,12 +164,13 @@ struct BackwardWalk {
     const int64_t last = share.last(blocks_of(units, kBlock));
     alignas(64) T tile[tile_size<T>(kUnitVectors)];
     for (int64_t b = share.first(blocks_of(units, kBlock)), done = 1; b < last; b += done)
-      for (int64_t i = 0; i < rows; i += kTile) {
-        const int count = static_cast<int>(rows - i < kTile ? rows - i : kTile);
+      for (int64_t i = 0, count; i < rows; i += count) {
+        count = even_tile(rows - i, kTile);
         const int64_t left = rows <= kTile ? last - b : 1;
-        done = product<T, kUnitVectors>(count, panels + b * K * kBlock, left, K, a + i * lda, lda, tile);
+        done =
+            product<T, kUnitVectors>(static_cast<int>(count), panels + b * K * kBlock, left, K, a + i * lda, lda, tile);
         for (int64_t p = 0; p < done; ++p)
-          for (int r = 0; r < count; ++r)
+          for (int64_t r = 0; r < count; ++r)
             for (int j = 0; j < kUnitVectors; ++j) {
               const int64_t u = (b + p) * kBlock + j * kWidth;
               if (u >= units) break;

@@ -154,8 +154,8 @@ struct ForwardWalk {
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
     alignas(64) T tile[tile_size<T>(kVectors)];
     for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
-      for (int64_t i = share.row_begin; i < share.row_begin + rows; i += kTile) {
-        const int count = static_cast<int>(share.row_begin + rows - i < kTile ? share.row_begin + rows - i : kTile);
+      for (int64_t i = share.row_begin, left = rows; left > 0;) {
+        const int count = even_tile(left, kTile);
         product<T, kVectors>(count, panels.projection + b * f.hidden * kProjectionBlock, 1, f.hidden,
                              f.operand + i * f.hidden, f.hidden, tile);
         for (int r = 0; r < count; ++r) {
@@ -166,6 +166,7 @@ struct ForwardWalk {
             store_h(f, row, u, n, L::load(tile + (r * kVectors + j) * kWidth));
           }
         }
+        i += count, left -= count;
       }
     }
   }

@@ -1,8 +1,9 @@
 // out = a b, the products of many rows around a walk: x W_ih^T before it, dW and dx after it.
 //
-// b lies in panels of kBlock columns (pack.h). One panel's part of kDepth lines lies in L1 while rows of a, which stay
-// in L2, pass it by. Where a is given transposed (dW), some of its columns are first copied to rows in L1, and the
-// panels, which stay in L2, pass them by.
+// b lies in panels of kBlock columns (pack.h). Part of a panel lies in L2 while rows of a, which stay there as well,
+// pass it by. Where K is long, so that only few rows would stay, it is cut, and out is read and written once more for
+// each part. Where a is given transposed (dW), some of its columns are first copied to L1, and the panels, which stay
+// in L2, pass them by.
 //
 // How an element is summed depends on K alone, so that its bits do not depend on the other rows.
 #pragma once
@@ -14,22 +15,33 @@ struct GemmWalk {
   using L = Lanes<T>;
   static constexpr int kVectors = 2, kWidth = L::kWidth;
   static constexpr int64_t kBlock = kVectors * kWidth, kTile = tile_rows(kVectors);
-  static constexpr int64_t kDepth = (24 << 10) / (kBlock * sizeof(T));
-  static constexpr int64_t kStreamed = (384 << 10) / sizeof(T);  // numbers that stay in L2
+  static constexpr int64_t kStreamed = (384 << 10) / sizeof(T);  // numbers of a that stay in L2
 
-  // A part of K on its own, then added: sums over thousands of rows keep the accuracy of short ones.
+  // n in even parts of at most `most`.
+  static SEQ_INLINE int64_t part(int64_t n, int64_t most) {
+    const int64_t parts = n > most ? (n + most - 1) / most : 1;
+    return n > parts ? (n + parts - 1) / parts : 1;
+  }
+
+  // A part of K on its own, then added: sums over thousands of rows keep the accuracy of short ones. far: no cache may
+  // hold out, so that what is added to is asked for before the product.
+  template <bool kAcross = false>
   static SEQ_INLINE void tile(const Gemm<T>& g, int64_t block, int64_t k0, int64_t k1, const T* a, int64_t lda,
-                              int64_t row, int rows) {
+                              int64_t row, int rows, bool far) {
     alignas(64) T sum[kTile * kBlock];
-    product<T, kVectors>(rows, g.panels + (block * g.K + k0) * kBlock, 1, k1 - k0, a, lda, sum);
     const int64_t u = block * kBlock;
+    const bool add = k0 > 0 || g.add;
+    if (far && add)
+      for (int r = 0; r < rows; ++r)
+        for (int j = 0; j < kVectors; ++j) __builtin_prefetch(g.out + (row + r) * g.ldo + u + j * kWidth, /*write=*/1);
+    product_with_one<T, kVectors, kAcross>(rows, g.panels + (block * g.K + k0) * kBlock, k1 - k0, a, lda, sum);
     for (int r = 0; r < rows; ++r)
       for (int j = 0; j < kVectors; ++j) {
         const int64_t at = u + j * kWidth, n = g.N - at;
         if (n <= 0) break;
         T* out = g.out + (row + r) * g.ldo + at;
         L value = L::load(sum + r * kBlock + j * kWidth);
-        if (k0 > 0 || g.add)
+        if (add)
           value = value + L::load(out, n);
         else if (g.bias)
           value = value + L::load(g.bias + at, n);
@@ -40,35 +52,44 @@ struct GemmWalk {
   static SEQ_INLINE int rows_of(int64_t i, int64_t end) { return static_cast<int>(end - i < kTile ? end - i : kTile); }
 
   static void rows(const Gemm<T>& g, int64_t begin, int64_t end) {
-    const int64_t at_once = (kStreamed / ((g.K + 1) * kTile) + 1) * kTile;
+    constexpr int64_t kPart = kPartBytes / (kBlock * sizeof(T)), kLongest = 1024, kCut = 512;
+    const bool cut = g.K > kLongest;
+    const int64_t depth = part(g.K, cut || kPart > kLongest ? kCut : kPart), together = cut ? depth : part(g.K, g.K);
+    const int64_t at_once = (kStreamed / ((together + 1) * kTile) + 1) * kTile;
     for (int64_t i0 = begin; i0 < end; i0 += at_once) {
       const int64_t i1 = i0 + at_once < end ? i0 + at_once : end;
-      for (int64_t b = 0; b < blocks_of(g.N, kBlock); ++b)
-        for (int64_t k = 0; k == 0 || k < g.K; k += kDepth)
-          for (int64_t i = i0; i < i1; i += kTile)
-            tile(g, b, k, k + kDepth < g.K ? k + kDepth : g.K, g.a + i * g.lda + k, g.lda, i, rows_of(i, i1));
+      for (int64_t k0 = 0; k0 == 0 || k0 < g.K; k0 += together)
+        for (int64_t b = 0; b < blocks_of(g.N, kBlock); ++b)
+          for (int64_t k = k0; k == k0 || (k < g.K && k < k0 + together); k += depth)
+            for (int64_t i = i0; i < i1; i += kTile)
+              tile(g, b, k, k + depth < g.K ? k + depth : g.K, g.a + i * g.lda + k, g.lda, i, rows_of(i, i1), k == k0);
     }
   }
 
-  // Columns of a become rows, kCopied at a time, kLong numbers of each; the rows do not share sets of the cache.
-  static constexpr int64_t kCopied = kTile % 8 == 0 ? 2 * kTile : 4 * kTile, kLong = 96, kCopyStride = kLong + 16;
+  // Columns of a that are copied, and of how many rows at most.
+  static constexpr int64_t kCopied = kTile % 8 == 0 ? 2 * kTile : 4 * kTile;
+  static constexpr int64_t kLong = (18 << 10) / (kCopied * sizeof(T));
 
   static void columns(const Gemm<T>& g, int64_t begin, int64_t end) {
-    alignas(64) T copy[kCopied * kCopyStride];
-    const int64_t blocks = blocks_of(g.N, kBlock);
-    for (int64_t k0 = 0; k0 == 0 || k0 < g.K; k0 += kLong) {
-      const int64_t k1 = k0 + kLong < g.K ? k0 + kLong : g.K, at_once = kStreamed / (kLong * kBlock);
+    alignas(64) T copy[kLong * kCopied];
+    const int64_t blocks = blocks_of(g.N, kBlock), depth = part(g.K, kLong), at_once = kStreamed / (depth * kBlock);
+    for (int64_t k0 = 0; k0 == 0 || k0 < g.K; k0 += depth) {
+      const int64_t k1 = k0 + depth < g.K ? k0 + depth : g.K;
       for (int64_t b0 = 0; b0 < blocks; b0 += at_once)
         for (int64_t i0 = begin; i0 < end; i0 += kCopied) {
           const int64_t i1 = i0 + kCopied < end ? i0 + kCopied : end;
-          int64_t k = k0;
-          for (; k + kWidth <= k1; k += kWidth)
-            pack_lanes(g.a + k * g.lda + i0, g.lda, i1 - i0, copy + k - k0, kCopyStride);
-          for (; k < k1; ++k)
-            for (int64_t i = i0; i < i1; ++i) copy[(i - i0) * kCopyStride + k - k0] = g.a[k * g.lda + i];
+          for (int64_t k = k0; k < k1; ++k) {
+            const T* from = g.a + k * g.lda + i0;
+            T* to = copy + (k - k0) * kCopied;
+            if (i1 - i0 == kCopied)
+#pragma GCC unroll 8
+              for (int64_t i = 0; i < kCopied; i += kWidth) L::load(from + i).store(to + i);
+            else
+              for (int64_t i = 0; i < i1 - i0; i += kWidth) L::load(from + i, i1 - i0 - i).store(to + i, i1 - i0 - i);
+          }
           for (int64_t b = b0; b < b0 + at_once && b < blocks; ++b)
             for (int64_t i = i0; i < i1; i += kTile)
-              tile(g, b, k0, k1, copy + (i - i0) * kCopyStride, kCopyStride, i, rows_of(i, i1));
+              tile<true>(g, b, k0, k1, copy + i - i0, kCopied, i, rows_of(i, i1), true);
         }
     }
   }

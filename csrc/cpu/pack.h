@@ -89,8 +89,13 @@ void pack_columns(const T* w, int64_t ld, int64_t columns, int64_t rows, int64_t
   for (int64_t b = begin; b < end; ++b) {
     T* panel = out + b * rows * block;
     const int64_t count = columns - b * block < block ? columns - b * block : block;
-    for (int64_t k = 0; k < rows; ++k)
-      for (int64_t j = 0; j < block; ++j) panel[k * block + j] = j < count ? w[k * ld + b * block + j] : T(0);
+    for (int64_t k = 0; k < rows; ++k) {
+      const T* from = w + k * ld + b * block;
+      if (count == block)
+        for (int64_t j = 0; j < block; j += Lanes<T>::kWidth) Lanes<T>::load(from + j).store(panel + k * block + j);
+      else
+        for (int64_t j = 0; j < block; ++j) panel[k * block + j] = j < count ? from[j] : T(0);
+    }
   }
 }
 

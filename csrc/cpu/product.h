@@ -1,8 +1,9 @@
 // The product microkernel: tile[rows][kVectors lanes] = a[rows, K] * panel[K][kVectors lanes], accumulated in
 // registers.
 //
-// panel: K lines of kVectors vectors, aligned to 64 bytes (see pack.h), streamed once per tile of rows and shared by
-// all tiles of the batch while it lies in L1. a: rows lda apart, one broadcast per row and k.
+// panel: K lines of kVectors vectors, aligned to 64 bytes (see pack.h), streamed once per tile of rows, which the
+// processor's prefetching keeps up with from L2. a: rows lda apart, or side by side with lda from one k to the next
+// (kAcross); one broadcast per row and k.
 //
 // Every element is one chain of multiply-adds over k = 0, 1, .., in this order and in no other, so that its bits depend
 // neither on the number of rows nor on which rows share its tile. A chain may be cut and go on from what the tile
@@ -14,11 +15,19 @@ namespace seq::SEQ_ISA {
 
 // Accumulators that leave room for the operands: 12 of 16 vector registers, 24 of 32.
 constexpr int kAccumulators = SEQ_LANE_BYTES == 64 ? 24 : 12;
-constexpr int kLatencyCover = 8;  // multiply-adds in flight that keep both units busy
+constexpr int64_t kPartBytes = 96 << 10;  // of a panel, that stay in L2
+constexpr int kLatencyCover = 8;          // multiply-adds in flight that keep both units busy
 
 constexpr int tile_rows(int vectors) {
   const int rows = kAccumulators / vectors;
   return rows > 8 ? 8 : rows;
+}
+
+// How many of `rows` rows the next tile takes, so that all have about as many: one of few rows would wait for its lines
+// of the panel.
+SEQ_INLINE int even_tile(int64_t rows, int64_t most) {
+  const int64_t tiles = (rows + most - 1) / most;
+  return static_cast<int>((rows + tiles - 1) / tiles);
 }
 
 // Panels side by side for a tile of `rows` rows.
@@ -34,7 +43,7 @@ constexpr int64_t tile_size(int vectors) {
 }
 
 // tile: [kPanels][kRows][kVectors lanes], which the chains go on from where `on`; panels K lines apart.
-template <class T, int kRows, int kVectors, int kPanels>
+template <class T, int kRows, int kVectors, int kPanels, bool kAcross = false>
 __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* a, int64_t lda, T* tile, bool on) {
   using L = Lanes<T>;
   L acc[kPanels][kRows][kVectors];
@@ -48,10 +57,11 @@ __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* 
 
   for (int64_t k = 0; k < K; ++k) {
     const T* line = panel + k * (kVectors * L::kWidth);
+    const auto number = [&](int r) { return L(kAcross ? a[k * lda + r] : a[r * lda + k]); };
     if constexpr (kPanels > 1 || kRows <= kVectors) {
       L x[kRows];
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) x[r] = L(a[r * lda + k]);
+      for (int r = 0; r < kRows; ++r) x[r] = number(r);
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
@@ -66,7 +76,7 @@ __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* 
       for (int j = 0; j < kVectors; ++j) w[j] = L::load(line + j * L::kWidth);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const L x(a[r * lda + k]);
+        const L x = number(r);
 #pragma GCC unroll 8
         for (int j = 0; j < kVectors; ++j) acc[0][r][j] = acc[0][r][j] + x * w[j];
       }
@@ -85,11 +95,23 @@ template <class T>
 using ProductFn = void (*)(const T*, int64_t, const T*, int64_t, T*, bool);
 
 // The microkernels of 1 .. tile_rows(kVectors) rows, by number of rows, of one panel or of several.
+template <class T, int kVectors, bool kAcross, int... kRows>
+constexpr ProductFn<T> one_panel(int rows, std::integer_sequence<int, kRows...>) {
+  constexpr ProductFn<T> all[] = {&product_tile<T, kRows + 1, kVectors, 1, kAcross>...};
+  return all[rows - 1];
+}
 template <class T, int kVectors, int... kRows>
-constexpr ProductFn<T> product_of(int rows, bool several, std::integer_sequence<int, kRows...>) {
-  constexpr ProductFn<T> one[] = {&product_tile<T, kRows + 1, kVectors, 1>...};
+constexpr ProductFn<T> several_panels(int rows, std::integer_sequence<int, kRows...>) {
   constexpr ProductFn<T> all[] = {&product_tile<T, kRows + 1, kVectors, panels_at_once(kRows + 1, kVectors)>...};
-  return (several ? all : one)[rows - 1];
+  return all[rows - 1];
+}
+
+// The tile of `rows` rows for one panel.
+template <class T, int kVectors, bool kAcross = false>
+SEQ_INLINE void product_with_one(int rows, const T* panel, int64_t K, const T* a, int64_t lda, T* tile,
+                                 bool on = false) {
+  one_panel<T, kVectors, kAcross>(rows, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda, tile,
+                                                                                                on);
 }
 
 // The tiles of `rows` rows for panels from `panel` on, of which there are `left`: as many as are done at once, which
@@ -98,13 +120,16 @@ template <class T, int kVectors>
 SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda, T* tile,
                        bool on = false) {
   const int several = panels_at_once(rows, kVectors);
-  const int count = left >= several ? several : 1;
-  product_of<T, kVectors>(rows, count > 1, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda,
-                                                                                                   tile, on);
-  return count;
+  if (several > 1 && left >= several) {
+    several_panels<T, kVectors>(rows, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda, tile,
+                                                                                              on);
+    return several;
+  }
+  product_with_one<T, kVectors>(rows, panel, K, a, lda, tile, on);
+  return 1;
 }
 
-// The same for up to group_rows rows: where one tile does not hold them, kDepth lines of the panel lie in L1 while the
+// The same for up to group_rows rows: where one tile does not hold them, kDepth lines of the panel lie in L2 while the
 // tiles pass by. The tile of panel p starts at p * rows * kVectors vectors as well.
 constexpr int64_t group_rows(int vectors) { return 8 * tile_rows(vectors); }
 
@@ -118,12 +143,15 @@ template <class T, int kVectors>
 SEQ_INLINE int product_of_group(int64_t rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda,
                                 T* tile) {
   constexpr int kTile = tile_rows(kVectors);
-  constexpr int64_t kLine = kVectors * Lanes<T>::kWidth, kDepth = (24 << 10) / (kLine * sizeof(T));
+  constexpr int64_t kLine = kVectors * Lanes<T>::kWidth, kDepth = kPartBytes / (kLine * sizeof(T));
   if (rows <= kTile) return product<T, kVectors>(static_cast<int>(rows), panel, left, K, a, lda, tile);
   for (int64_t k0 = 0; k0 < K; k0 += kDepth)
-    for (int64_t i = 0; i < rows; i += kTile)
-      product<T, kVectors>(static_cast<int>(rows - i < kTile ? rows - i : kTile), panel + k0 * kLine, 1,
-                           K - k0 < kDepth ? K - k0 : kDepth, a + i * lda + k0, lda, tile + i * kLine, k0 > 0);
+    for (int64_t i = 0; i < rows;) {
+      const int count = even_tile(rows - i, kTile);
+      product_with_one<T, kVectors>(count, panel + k0 * kLine, K - k0 < kDepth ? K - k0 : kDepth, a + i * lda + k0, lda,
+                                    tile + i * kLine, k0 > 0);
+      i += count;
+    }
   return 1;
 }
 

@@ -20,6 +20,13 @@ inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer
 constexpr int64_t kChunkBytes = 512 << 10;  // of the gates of a chunk: they stay in L2
 constexpr int64_t kChunkLeastRows = 256;    // a product over fewer rows is far from the machine's rate
 
+// Steps of a chunk, of which all have about as many: a short last one would be far from that rate too.
+inline int64_t even_chunk_steps(const Layer& layer) {
+  const int64_t steps = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows), most = steps + steps / 8;
+  const int64_t chunks = std::max<int64_t>(1, (layer.steps + most - 1) / most);
+  return std::max<int64_t>(1, (layer.steps + chunks - 1) / chunks);
+}
+
 // x as [data rows, I] in the type of computation, the numbers of a row side by side.
 inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer) {
   const at::Tensor rows = t.to(layer.compute).reshape({layer.rows, t.size(-1)});

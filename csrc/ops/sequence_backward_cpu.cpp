@@ -1,14 +1,10 @@
 // The backward of a layer on the CPU: chunks of time from the last to the first. A chunk: what lean training did not
 // keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each. Where the
 // states beside h were kept between segments only, those of some segments are restored before their chunks.
-#include <numeric>
-
-#include "ops/cpu_common.h"
-#include "ops/engines.h"
-#include "ops/gradients.h"
 #include "ops/large_pages.h"
 #include "ops/members.h"
 #include "ops/norm_cpu.h"
+#include "ops/weight_gradients_cpu.h"
 
 namespace seq::ops {
 
@@ -35,21 +31,6 @@ struct WalkBackward {
   at::Tensor dh, dc, product;
 };
 
-void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) {
-  if (first)
-    at::sum_out(out, rows, 0);
-  else
-    out.add_(rows.sum(0));
-}
-
-// What the gradients of the weights are products of: dense rows of a chunk, or those of a group of rows of the batch.
-// dpx, dph: the gradients of the products with W_ih and W_hh, which are dgx and dgh but for a cell that normalises.
-struct Factors {
-  at::Tensor x, dgx, dgh, dpx, dph, unprojected, dh_out;
-  std::vector<std::vector<at::Tensor>> operands;  // of W_hh, by head and phase
-  std::vector<at::Tensor> d_unit;                 // by head
-};
-
 template <class T>
 class LayerBackward {
  public:
@@ -61,6 +42,8 @@ class LayerBackward {
         kernels_(*cpu::kernels<T>(layer.cell.index)),
         plan_(make_plan(a, layer)),
         team_(make_team(layer, plan_.dense())),
+        products_{kernels_, layer, engine},
+        weight_gradients_(products_, plan_, needs),
         options_(a.x.options().dtype(layer.compute)),
         states_(a, layer) {
     x_ = flat_rows(a.x, layer);
@@ -84,8 +67,7 @@ class LayerBackward {
     if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, options_);
     if (needs.decay_c) ddecay_c_ = at::zeros({S - 1, layer.steps, B, D, H}, options_);
     // A group's products are over its own rows alone, so that they are few: all steps at once.
-    steps_ =
-        needs.groups > 0 ? std::max<int64_t>(layer.steps, 1) : steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
+    steps_ = needs.groups > 0 ? std::max<int64_t>(layer.steps, 1) : even_chunk_steps(layer);
     segments_ = restored_steps(layer, marked_ && needs.groups == 0 ? saved_.size(1) : 0, steps_);
     const int64_t rows = std::min(steps_ * B, plan_.dense());
     if (plan_.plan.order) order_ = at::tensor(plan_.order);
@@ -103,14 +85,7 @@ class LayerBackward {
         walk_chunk(k0, k1);
       }
     }
-    for (auto& dir : directions_) {
-      if (layer_.steps == 0) {
-        for (const auto& g : dir.grads.all())
-          if (g.defined()) g.zero_();
-      } else if (needs_.groups == 0 && one_sum(dir.grads)) {
-        dir.grads.b_hh.copy_(dir.grads.b_ih);
-      }
-    }
+    for (const auto& dir : directions_) weight_gradients_.finish(dir.grads, layer_.steps > 0);
     return results();
   }
 
@@ -159,8 +134,8 @@ class LayerBackward {
       w.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, number) : at::zeros({S - 1, B, H}, options_), 1);
       b.dc = w.dc.template mutable_data_ptr<T>();
     }
-    b.dgx = dir.dgx.template mutable_data_ptr<T>() + gates_at(head);
-    b.dgh = dir.dgh.template mutable_data_ptr<T>() + gates_at(head);
+    b.dgx = dir.dgx.template mutable_data_ptr<T>() + products_.gates_at(head);
+    b.dgh = dir.dgh.template mutable_data_ptr<T>() + products_.gates_at(head);
     const auto written = [](const at::Tensor& t) { return t.defined() ? t.template mutable_data_ptr<T>() : nullptr; };
     b.dh_out = written(dir.dh_out), b.dc_normed = written(dir.dc_normed);
     if (layer_.cell.norms > 0) b.d_product = written(dir.dph), b.d_unit = written(dir.d_unit);
@@ -197,7 +172,7 @@ class LayerBackward {
       for (int64_t w = 0; w < layer_.walks(); ++w) stepwise(w, k0, k1);
     }
     const bool first = k1 == layer_.steps;
-    for (int64_t d = 0; d < layer_.directions; ++d) products(d, chunks[d], xs[d], entering, first);
+    for (int64_t d = 0; d < layer_.directions; ++d) sum_chunk(d, chunks[d], xs[d], entering, first);
   }
 
   // The states beside h of the walk steps [s0, s1), from those that were kept before s0.
@@ -219,14 +194,6 @@ class LayerBackward {
         recompute(d, c, chunk_rows_of(x_, plan_, c), entering, true);
       }
     }
-  }
-
-  // Where the gates of a head, from the first of a phase on, lie in a row of those of all heads.
-  int64_t gates_at(int64_t head, int phase = 0) const {
-    return (head * layer_.cell.gates + kernels_.phase_begin[phase]) * layer_.head_hidden();
-  }
-  int64_t gates_of(int phase) const {
-    return (kernels_.phase_begin[phase + 1] - kernels_.phase_begin[phase]) * layer_.head_hidden();
   }
 
   // A copy of [.., B, ..] by place.
@@ -254,7 +221,7 @@ class LayerBackward {
   void multiply_input(int64_t d, const Chunk& c, const at::Tensor& x) {
     auto& dir = directions_[d];
     dir.input_product = at::empty({c.rows(), layer_.cell.gates * layer_.hidden}, options_);
-    if (c.rows() > 0) multiply_transposed(dir.input_product, x, dir.weights.w_ih, {});
+    if (c.rows() > 0) products_.multiply_transposed(dir.input_product, x, dir.weights.w_ih, {});
   }
 
   // The gates that lean training did not keep; restores: the states beside h as well.
@@ -269,7 +236,7 @@ class LayerBackward {
       multiply_input(d, c, x);
       normalize_input(kernels_, layer_, dir.weights, dir.input_product, gx);
     } else if (c.rows() > 0) {
-      multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
+      products_.multiply_transposed(gx, x, dir.weights.w_ih, dir.weights.b_ih);
     }
     for (int64_t head = 0; head < layer_.heads; ++head) {
       const int64_t number = d * layer_.heads + head;
@@ -277,14 +244,14 @@ class LayerBackward {
       w.b.saved_first = w.again.saved_first = w.again.gx_first = c.r0;
       w.again.restores = restores;
       if (c.rows() == 0) continue;
-      w.again.gx = gx.template const_data_ptr<T>() + gates_at(head);
+      w.again.gx = gx.template const_data_ptr<T>() + products_.gates_at(head);
       at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
       for (int p = 0; p < kernels_.phases; ++p) {
         at::Tensor gh;
         if (layer_.cell.recurrent) {
-          gh = at::empty({c.rows(), gates_of(p)}, options_);
-          multiply_transposed(gh, p == 0 ? entering[number] : operand,
-                              w.weights.w_hh.narrow(0, gates_at(0, p), gates_of(p)), {});
+          gh = at::empty({c.rows(), products_.gates_of(p)}, options_);
+          products_.multiply_transposed(gh, p == 0 ? entering[number] : operand,
+                                        w.weights.w_hh.narrow(0, products_.gates_at(0, p), products_.gates_of(p)), {});
           if (norms) normalize_hidden(kernels_, layer_, dir.weights, gh, dir.saved);
         }
         const T* product = data_or_null<T>(gh);
@@ -294,7 +261,7 @@ class LayerBackward {
           for_steps(c, call);
         else
           for (int64_t k = c.k0; k < c.k1; ++k)
-            for_places(layer_.batch, gates_of(p), [&](const auto& s) { call(k, s); });
+            for_places(layer_.batch, products_.gates_of(p), [&](const auto& s) { call(k, s); });
       }
     }
   }
@@ -322,15 +289,15 @@ class LayerBackward {
       for (int p = kernels_.phases - 1; p >= 0; --p) {
         for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_phase[p](b, s, k, d_operand); });
         if (!layer_.cell.recurrent) continue;
-        d_operand = multiply(rows(dir.dph).narrow(1, gates_at(head, p), gates_of(p)),
-                             w.weights.w_hh.narrow(0, gates_at(0, p), gates_of(p)));
+        d_operand = multiply(rows(dir.dph).narrow(1, products_.gates_at(head, p), products_.gates_of(p)),
+                             w.weights.w_hh.narrow(0, products_.gates_at(0, p), products_.gates_of(p)));
       }
       for_places(places, work, [&](const cpu::Share& s) { kernels_.backward_carry(b, s, k, d_operand); });
     }
   }
 
   // dW and dx of a chunk whose gradients of the gates are there.
-  void products(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering, bool first) {
+  void sum_chunk(int64_t d, const Chunk& c, const at::Tensor& x, const std::vector<at::Tensor>& entering, bool first) {
     const auto& dir = directions_[d];
     const DirectionWeights& g = dir.grads;
     const auto of_chunk = [&](const at::Tensor& t) { return t.narrow(0, 0, c.rows()); };
@@ -348,7 +315,7 @@ class LayerBackward {
         times_w_ih(dir, dpx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
       }
     }
-    Factors f{x, dgx, of_chunk(dir.dgh), dpx, of_chunk(dir.dph), {}, {}, {}, {}};
+    GateGradients f{x, dgx, of_chunk(dir.dgh), dpx, of_chunk(dir.dph), {}, {}, {}, {}};
     const int64_t H = layer_.head_hidden();
     for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
       const Backward<T>& b = walks_[w].b;
@@ -369,111 +336,14 @@ class LayerBackward {
         f.d_unit.push_back(gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.unit_gradient(b, s, k, to); },
                                   c, layer_.cell.unit * H));
     }
-    if (needs_.groups == 0)
-      weight_gradients(g, f, !first);
-    else
-      weight_gradients_of_groups(g, f);
-  }
-
-  // One group after the other by each thread, by the kernel for few rows that lie apart.
-  void weight_gradients_of_groups(const DirectionWeights& g, const Factors& f) const {
-    const auto [rows, begin] = rows_of_groups();
-    struct Product {
-      cpu::Outer<T> of_all;
-      int64_t of_group;  // numbers of each group in out
-    };
-    std::vector<Product> products;
-    const auto add = [&](const at::Tensor& out, int64_t offset, const at::Tensor& a, const at::Tensor& b) {
-      if (!out.defined() || out.numel() == 0) return;
-      cpu::Outer<T> o;
-      o.a = a.template const_data_ptr<T>(), o.lda = a.stride(0), o.M = a.size(1);
-      if (b.defined()) o.b = b.template const_data_ptr<T>(), o.ldb = b.stride(0), o.N = b.size(1);
-      o.rows = rows.template const_data_ptr<int64_t>();
-      o.out = out.template mutable_data_ptr<T>() + offset;
-      products.push_back({o, out.numel() / needs_.groups});
-    };
-    add(g.w_ih, 0, f.dpx, f.x);
-    add(g.b_ih, 0, f.dgx, {});
-    add(g.b_hh, 0, f.dgh, {});
-    for (size_t head = 0; head < f.operands.size(); ++head)
-      for (int p = 0; p < kernels_.phases; ++p) {
-        const int64_t first = gates_at(head, p);
-        add(g.w_hh, first * layer_.head_width(), f.dph.narrow(1, first, gates_of(p)), f.operands[head][p]);
-      }
-    add(g.w_hr, 0, f.dh_out, f.unprojected);
-    for (size_t head = 0; head < f.d_unit.size(); ++head)
-      add(g.w_unit, head * f.d_unit[head].size(1), f.d_unit[head], {});
-    at::parallel_for(0, needs_.groups, 1, [&, &begin = begin](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        for (const Product& product : products) {
-          cpu::Outer<T> o = product.of_all;
-          o.rows += begin[i], o.count = begin[i + 1] - begin[i];
-          o.out += i * product.of_group;
-          kernels_.outer(o);
-        }
-    });
-  }
-
-  // Both biases have the same gradient: summed once.
-  bool one_sum(const DirectionWeights& g) const {
-    return layer_.cell.same_grads && g.b_ih.defined() && g.b_hh.defined();
-  }
-
-  void weight_gradients(const DirectionWeights& g, const Factors& f, bool add) const {
-    if (g.w_ih.defined()) multiply(g.w_ih, f.dpx.t(), f.x, add);
-    if (g.b_ih.defined()) accumulate_sum(!add, g.b_ih, f.dgx);
-    if (g.b_hh.defined() && !one_sum(g)) accumulate_sum(!add, g.b_hh, f.dgh);
-    for (size_t head = 0; head < f.operands.size(); ++head)
-      for (int p = 0; p < kernels_.phases; ++p) {
-        const int64_t first = gates_at(head, p), count = gates_of(p);
-        multiply(g.w_hh.narrow(0, first, count), f.dph.narrow(1, first, count).t(), f.operands[head][p], add);
-      }
-    if (g.w_hr.defined()) multiply(g.w_hr, f.dh_out.t(), f.unprojected, add);
-    for (size_t head = 0; head < f.d_unit.size(); ++head) {
-      const int64_t numbers = f.d_unit[head].size(1);
-      accumulate_sum(!add, g.w_unit.narrow(0, head * numbers, numbers), f.d_unit[head]);
-    }
-  }
-
-  // The dense rows of all steps, one group's after the other's, and where each group begins.
-  std::pair<at::Tensor, std::vector<int64_t>> rows_of_groups() const {
-    const int64_t each = std::max<int64_t>(layer_.batch / needs_.groups, 1);
-    const auto for_rows = [&](const auto& call) {
-      for (int64_t t = 0; t < layer_.steps; ++t)
-        for (int64_t i = 0; i < plan_.alive[t]; ++i) call(plan_.plan.batch_row(i) / each, plan_.start[t] + i);
-    };
-    std::vector<int64_t> begin(needs_.groups + 1, 0);
-    for_rows([&](int64_t group, int64_t) { ++begin[group + 1]; });
-    std::partial_sum(begin.begin(), begin.end(), begin.begin());
-    at::Tensor order = at::empty({plan_.dense()}, at::kLong);
-    std::vector<int64_t> next = begin;
-    for_rows([&, to = order.mutable_data_ptr<int64_t>()](int64_t group, int64_t row) { to[next[group]++] = row; });
-    return {order, begin};
-  }
-
-  // out = a b, or out += a b.
-  void multiply(at::Tensor out, const at::Tensor& a, const at::Tensor& b, bool add) const {
-    if (engine_ == Engine::kPanel)
-      PackedMatrix<T>::of(kernels_, b).multiply(a, out, {}, add);
-    else if (add)
-      out.addmm_(a, b);
-    else
-      at::mm_out(out, a, b);
+    weight_gradients_.take(g, f, !first);
   }
 
   void times_w_ih(const DirectionBackward<T>& dir, const at::Tensor& dpx, at::Tensor out, bool add) const {
     if (dir.w_ih.defined())
       dir.w_ih.multiply(dpx, out, {}, add);
     else
-      multiply(out, dpx, dir.weights.w_ih, add);
-  }
-
-  // out = a w^T (+ bias), for what lean training computes again.
-  void multiply_transposed(at::Tensor out, const at::Tensor& a, const at::Tensor& w, const at::Tensor& bias) const {
-    if (engine_ == Engine::kPanel)
-      PackedMatrix<T>::transposed(kernels_, w).multiply(a, out, bias);
-    else
-      product_into(kernels_, out, a, w, bias);
+      products_.multiply(out, dpx, dir.weights.w_ih, add);
   }
 
   template <class Call>
@@ -519,6 +389,8 @@ class LayerBackward {
   const cpu::Kernels<T>& kernels_;
   const PlanStorage plan_;
   const Team team_;
+  const Products<T> products_;
+  const WeightGradients<T> weight_gradients_;
   const at::TensorOptions options_;
   const States states_;
   at::Tensor x_, y_, c_all_, saved_, grad_y_, grad_c_all_;

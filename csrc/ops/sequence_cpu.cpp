@@ -112,7 +112,7 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
     if (kept.gates) zero_dead_rows<T>(out.saved, plan);
   }
 
-  const int64_t steps = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
+  const int64_t steps = even_chunk_steps(layer);
   const int64_t chunk_rows = std::min(steps * B, plan.dense());
   std::vector<DirectionForward<T>> directions(D);
   for (int64_t d = 0; d < D; ++d) {

@@ -110,7 +110,7 @@ class LayerTangent {
     };
     y_ = rows_of({layer.rows, D, 2, P});
     c_all_ = rows_of({a.return_states || backward_ ? S - 1 : 0, D, layer.rows, 2, H});
-    steps_ = steps_per_chunk(layer, kChunkBytes, kChunkLeastRows);
+    steps_ = even_chunk_steps(layer);
     if (plan_.plan.order) order_ = at::tensor(plan_.order);
     directions_.resize(D);
     Layer of_pairs = layer;
