@@ -10,6 +10,7 @@ from .keras import from_keras_weights, to_keras_weights
 from .layers import RNNStates
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, IndRNN, LSTMCell, RNNCell
 from .stream import Stream
+from .tune import Tuning, tune
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "RNNCell",
     "RNNStates",
     "Stream",
+    "Tuning",
     "__version__",
     "backend",
     "convert",
@@ -33,6 +35,7 @@ __all__ = [
     "from_keras_weights",
     "functional",
     "to_keras_weights",
+    "tune",
 ]
 
 if _backend.compiled is None:  # said here, where the level above is whoever imports

@@ -69,18 +69,21 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
         RuntimeError, ValueError: an input that the module would refuse, or a backend asked for by name
             (`seqcuda.backend`, SEQCUDA_BACKEND) that cannot run.
     """
-    if isinstance(module, SequenceLayer):
-        layers = _sequence_layers(module, input)
-    elif isinstance(module, (RNNCell, LSTMCell, GRUCell)):
-        layers = _cell(module, input)
-    else:
-        raise TypeError(f"explain takes a layer or cell of seqcuda, got {type(module).__name__}; see seqcuda.convert")
+    layers = layers_of(module, input, "explain")
     plans = tuple(_plan(number, *layer) for number, layer in enumerate(layers))
     return Explanation(f"{module} on {layers[0][1].device.type}, {layers[0][1].dtype}", plans)
 
 
-def _sequence_layers(module: SequenceLayer, input: Tensor | PackedSequence) -> list[tuple]:
+def layers_of(module: torch.nn.Module, input: Tensor | PackedSequence, caller: str) -> list[tuple]:
     """Cell name, x, batch_sizes, weights and directions of each layer. Only shapes of x count past the first."""
+    if isinstance(module, SequenceLayer):
+        return _sequence_layers(module, input)
+    if isinstance(module, (RNNCell, LSTMCell, GRUCell)):
+        return _cell(module, input)
+    raise TypeError(f"{caller} takes a layer or cell of seqcuda, got {type(module).__name__}; see seqcuda.convert")
+
+
+def _sequence_layers(module: SequenceLayer, input: Tensor | PackedSequence) -> list[tuple]:
     name = type(module).__name__
     stack = module._stack(module.batch_first, False)
     weights = Weights.of(stack, module._flat_weights)

@@ -25,6 +25,11 @@ def error(actual: Tensor, exact: Tensor) -> float:
     return _largest(difference.nan_to_num(nan=float("inf")))
 
 
+def is_within_rule(actual: Tensor, rival: Tensor, exact: Tensor) -> bool:
+    """Whether the tolerance rule holds, for tensors of one shape."""
+    return error(actual, exact) <= 2 * error(rival, exact) + FEW_ULP * ulp(exact, actual.dtype)
+
+
 def assert_within_rule(actual: Tensor, rival: Tensor, exact: Tensor, *, name: str = "") -> None:
     """The tolerance rule.
 
@@ -36,9 +41,9 @@ def assert_within_rule(actual: Tensor, rival: Tensor, exact: Tensor, *, name: st
     """
     assert actual.dtype == rival.dtype, f"{name}: dtype {actual.dtype}, torch.nn gives {rival.dtype}"
     assert actual.shape == rival.shape, f"{name}: shape {tuple(actual.shape)}, torch.nn gives {tuple(rival.shape)}"
-    ours, theirs, unit = error(actual, exact), error(rival, exact), ulp(exact, actual.dtype)
-    assert ours <= 2 * theirs + FEW_ULP * unit, (
-        f"{name}: error {ours:.3g} against float64, torch.nn's is {theirs:.3g}, an ulp is {unit:.3g}"
+    assert is_within_rule(actual, rival, exact), (
+        f"{name}: error {error(actual, exact):.3g} against float64, torch.nn's is {error(rival, exact):.3g}, "
+        f"an ulp is {ulp(exact, actual.dtype):.3g}"
     )
 
 

@@ -387,6 +387,20 @@ def test_explain(explain):
     assert explain("stepwise")[:2] == ["stepwise", "asked for by name"]
 
 
+def test_an_engine_that_was_measured_is_chosen_where_it_runs(emulated):
+    inputs = Problem("gru").inputs(torch.float32)
+    layer = ("gru", inputs.x, *inputs.weights[:2])
+    assert emulated.remember_engine(*layer, "cluster") == ""
+    try:
+        assert emulated.explain(*layer, "auto")[:2] == ["cluster", "the fastest that seqcuda.tune measured"]
+        emulated.set_capability(80)
+        assert emulated.explain(*layer, "auto")[0] == "stepwise"
+    finally:
+        emulated.set_capability(90)
+        assert emulated.remember_engine(*layer, "") == "cluster"
+    assert emulated.explain(*layer, "auto")[0] == "stepwise"
+
+
 def test_a_gpu_that_is_too_old_is_refused(explain):
     explain("auto", 80)
     with pytest.raises(RuntimeError, match="compute capability 7.0, the extension was compiled for 8.0 and newer"):
@@ -466,7 +480,8 @@ def sanitized(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_with_sanitizers():
     cuda_emulation.build("sanitized")
-    tests = "test_engine or test_stepwise or test_members_of_any_dtype or test_the_emulation_runs"
+    twins = " and ".join(f"not torch.{dtype}" for dtype in ("float16", "float64"))  # cuda_emulation.TWINS
+    tests = f"(test_engine or test_stepwise or test_members_of_any_dtype or test_the_emulation_runs) and {twins}"
     ran = sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", tests, __file__)
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
     assert "passed" in ran.stdout

@@ -22,7 +22,7 @@ TORCH = re.compile(r"^(ATen|c10|caffe2|torch|pybind11|Python\.h)")
 
 # Every module of the package, lowest first; it imports from lines above its own, or from its own folder.
 LAYERS = (
-    ("cells",),
+    ("cells", "testing", "timing"),
     ("walk",),
     ("_fake", "_dynamo", "heads"),
     ("_backend", "reference"),
@@ -36,8 +36,9 @@ LAYERS = (
     ("functional", "stream"),
     ("modules",),
     ("convert", "explain", "keras", "onnx", "opacus"),
+    ("tune",),
     ("__init__",),
-    ("shapes", "testing"),
+    ("shapes",),
     ("bench", "selftest"),
     ("__main__",),
 )

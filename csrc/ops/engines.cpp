@@ -3,6 +3,7 @@
 #include "cpu/instruction_set.h"
 #include "ops/devices.h"
 #include "ops/team.h"
+#include "ops/tuned.h"
 
 namespace seq::ops {
 
@@ -26,6 +27,7 @@ Choice choose_engine(const Layer& layer, const std::string& asked) {
   if (asked == "panel") return {Engine::kPanel, "asked for by name"};
   if (asked == "stepwise") return {Engine::kStepwise, "asked for by name"};
   TORCH_CHECK_VALUE(asked == "auto", "seqcuda: engine must be auto, panel or stepwise, got '", asked, "'");
+  if (const auto engine = tuned(layer)) return {choose_engine(layer, *engine).engine, kTuned};
   // Packing the weights costs about as much as four products with one row.
   constexpr int64_t kRowsThatPayForPacking = 4;
   if (layer.rows < kRowsThatPayForPacking || layer.steps < 2)

@@ -8,6 +8,7 @@
 #include "ops/devices.h"
 #include "ops/quick_call.h"
 #include "ops/team.h"
+#include "ops/tuned.h"
 
 namespace py = pybind11;
 
@@ -58,6 +59,13 @@ py::dict as_dict(const NamedTexts& texts) {
   return out;
 }
 
+// From now on "auto" is `engine` for layers like this one, or, empty, what the rule says. What it was before.
+std::string remember_engine(const std::string& cell, const at::Tensor& x, const std::vector<OptionalTensor>& weights,
+                            const OptionalTensor& batch_sizes, const std::vector<bool>& reverse,
+                            const std::string& engine) {
+  return remember(Layer({cell, x, weights, {}, {}, {}, batch_sizes, {}, {}, {}, reverse}), engine);
+}
+
 // What `engine` ("auto" or a name) becomes for this layer.
 py::dict explain(const std::string& cell, const at::Tensor& x, const std::vector<OptionalTensor>& weights,
                  const OptionalTensor& batch_sizes, const std::vector<bool>& reverse, const std::string& engine) {
@@ -93,6 +101,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         "Keeps the child of a fork from waiting for threads it does not have.");
   m.def("explain", &explain, py::arg("cell"), py::arg("x"), py::arg("weights"), py::arg("batch_sizes"),
         py::arg("reverse"), py::arg("engine"), "Which engine runs a layer, and why.");
+  m.def("remember_engine", &remember_engine, py::arg("cell"), py::arg("x"), py::arg("weights"), py::arg("batch_sizes"),
+        py::arg("reverse"), py::arg("engine"),
+        "Let \"auto\" be this engine for layers like this one; what it was before, empty: the rule.");
   m.def("older_vmap_level", &older_vmap_level, py::arg("tensors"),
         "The innermost level of those of torch's older vmap that the tensors are members of; -1: none.");
   m.def("quick_call", &quick_call, "The call of a cell, or of a stack of layers, of plain tensors; else None.");

@@ -20,10 +20,12 @@ BUILD = ROOT / "build" / f"emulation.{sys.implementation.cache_tag}"
 KERNELS = [*(p for p in sorted((ROOT / "csrc/cuda").iterdir()) if p.suffix in (".cu", ".cpp")), HERE / "self_test.cpp"]
 MACHINE = [HERE / "emulator.cpp", HERE / "fiber.cpp"]
 OPS = [
-    *(ROOT / "csrc/ops" / name for name in ("devices.cpp", "gradients.cpp", "layer.cpp")),
+    *(ROOT / "csrc/ops" / name for name in ("devices.cpp", "gradients.cpp", "layer.cpp", "tuned.cpp")),
     *(p for p in sorted((ROOT / "csrc/ops/cuda").glob("*.cpp")) if p.name not in ("device.cpp", "registration.cpp")),
     HERE / "ops.cpp",
 ]
+# The same templates as for bfloat16 and float: compiled without the sanitizers, for which those stand.
+TWINS = ("_float16", "_double")
 SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 
 
@@ -32,7 +34,7 @@ def _compiler() -> list[str]:
 
 
 def _ninja() -> str:
-    """Both libraries share the objects that know torch, which are slow to compile and not what is sanitized."""
+    """Both libraries share TWINS, and the objects that know torch: slow to compile, and not what is sanitized."""
     folders = [HERE / "include", HERE, ROOT / "csrc"]
     flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
     flags += [f"-I{folder}" for folder in folders]
@@ -45,20 +47,23 @@ def _ninja() -> str:
         f"rule link\n  command = {shlex.join(_compiler())} -shared $in -o $out $more -L{libraries} -ltorch_cpu -lc10",
     ]
 
-    def objects(folder: str, sources: list[Path], more: list[str]) -> str:
+    def objects(folder: str, sources: list[Path], more: list[str]) -> list[str]:
         names = []
         for source in sources:
             names.append(f"{folder}/{source.parent.name}_{source.name}.o")
             lines.append(f"build {names[-1]}: compile {source}\n  more = {shlex.join(more)}")
-        return " ".join(names)
+        return names
 
     # One unit: reading torch's headers is most of the time.
     unit = BUILD / "ops.cpp"
     _write(unit, "".join(f'#include "{path}"\n' for path in OPS))
     ops = objects("ops", [unit], torch_flags)
+    twins = [path for path in KERNELS if path.stem.endswith(TWINS)]
+    others = [path for path in [*KERNELS, *MACHINE] if path not in twins]
+    of_twins = objects("plain", twins, [])
     for variant, more in (("plain", []), ("sanitized", SANITIZED)):
-        kernels = objects(variant, [*KERNELS, *MACHINE], more)
-        lines.append(f"build {variant}.so: link {ops} {kernels}\n  more = {shlex.join(more)}")
+        all_objects = " ".join(ops + objects(variant, others, more) + of_twins)
+        lines.append(f"build {variant}.so: link {all_objects}\n  more = {shlex.join(more)}")
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@
 #include "ops/cuda/sequence.h"
 #include "ops/mask.h"
 #include "ops/stack.h"
+#include "ops/tuned.h"
 #include "self_test.h"
 
 namespace {
@@ -92,17 +93,27 @@ at::Tensor reverse(const at::Tensor& from, int64_t beyond) {
   return to;
 }
 
-// The engine, why, and why others cannot, of a layer without biases.
-std::vector<std::string> explain(std::string cell, const at::Tensor& x, const at::Tensor& w_ih, const at::Tensor& w_hh,
-                                 const std::string& engine) {
+seq::ops::Layer layer_without_biases(std::string cell, const at::Tensor& x, const at::Tensor& w_ih,
+                                     const at::Tensor& w_hh) {
   std::vector<seq::ops::OptionalTensor> weights(seq::ops::Layer::kWeights);
   weights[0] = w_ih, weights[1] = w_hh;
-  const seq::ops::Layer layer({std::move(cell), x, weights, {}, {}, {}, {}, {}, {}, {}, {false}});
+  return seq::ops::Layer({std::move(cell), x, weights, {}, {}, {}, {}, {}, {}, {}, {false}});
+}
+
+// The engine, why, and why others cannot.
+std::vector<std::string> explain(std::string cell, const at::Tensor& x, const at::Tensor& w_ih, const at::Tensor& w_hh,
+                                 const std::string& engine) {
+  const seq::ops::Layer layer = layer_without_biases(std::move(cell), x, w_ih, w_hh);
   const seq::ops::Explanation found = seq::ops::devices().at("cuda").explain(layer, engine);
   std::vector<std::string> texts{found.engine, found.why};
   for (const auto& part : {found.details, found.refusals})
     for (const auto& [name, text] : part) texts.push_back(name + ": " + text);
   return texts;
+}
+
+std::string remember_engine(std::string cell, const at::Tensor& x, const at::Tensor& w_ih, const at::Tensor& w_hh,
+                            const std::string& engine) {
+  return seq::ops::remember(layer_without_biases(std::move(cell), x, w_ih, w_hh), engine);
 }
 
 // Blocks and tiles of a cluster, clusters of a direction, and fragments of a warp that are in shared memory.
@@ -178,6 +189,7 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def("set_capability(int capability) -> ()", &set_capability);
   m.def("reverse(Tensor from_, int beyond) -> Tensor", &reverse);
   m.def("explain(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str[]", &explain);
+  m.def("remember_engine(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str", &remember_engine);
   m.def("cluster_shape(str cell, int batch, int hidden, int directions, int math, bool backward) -> int[]",
         &cluster_shape);
   m.def("set_multiprocessors(int count) -> ()", [](int64_t n) { emulation::multiprocessors = static_cast<int>(n); });

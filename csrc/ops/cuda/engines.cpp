@@ -9,6 +9,7 @@
 #include "ops/cuda/cluster.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/stepwise.h"
+#include "ops/tuned.h"
 
 namespace seq::ops {
 
@@ -70,12 +71,18 @@ Choice choose(const Layer& layer, const std::string& asked, int capability, int6
   }
   TORCH_CHECK_VALUE(asked == "auto", "seqcuda: on CUDA the engine must be auto, ", c10::Join(" or ", names()),
                     ", got '", asked, "'");
+  // Named by somebody else than the caller: for what it cannot run, passed over.
+  const auto runs = [&](const CudaEngine* engine) {
+    return engine && members <= engine->most_members && engine->refusal(layer, capability).empty();
+  };
+  if (const auto name = tuned(layer))
+    if (const CudaEngine* engine = engine_named(*name); runs(engine)) return {engine, kTuned};
   for (const CudaChoice& row : kCudaChoices) {
     if (row.capability != capability || row.dtype != dtype_name(layer) || row.cell != layer.cell.name ||
         !row.hidden.holds(layer.hidden) || !row.batch.holds(layer.batch) || !row.steps.holds(layer.steps))
       continue;
     const CudaEngine* engine = engine_named(row.engine);
-    if (engine && members <= engine->most_members && engine->refusal(layer, capability).empty())
+    if (runs(engine))
       return {engine,
               c10::str("the fastest that was measured on compute capability ", version(capability), " for ", row.cell,
                        " in ", row.dtype, ", H ", text(row.hidden), ", B ", text(row.batch), ", T ", text(row.steps))};
