@@ -154,11 +154,12 @@ struct ForwardWalk {
     const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
     alignas(64) T tile[tile_size<T>(kVectors)];
     for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
-      for (int64_t i = share.row_begin, left = rows; left > 0;) {
-        const int count = even_tile(left, kTile);
-        product<T, kVectors>(count, panels.projection + b * f.hidden * kProjectionBlock, 1, f.hidden,
-                             f.operand + i * f.hidden, f.hidden, tile);
-        for (int r = 0; r < count; ++r) {
+      for (int64_t done = 0, count; done < rows; done += count) {
+        const int64_t i = share.row_begin + done;
+        count = even_tile(rows - done, kTile);
+        product_with_one<T, kVectors>(static_cast<int>(count), panels.projection + b * f.hidden * kProjectionBlock,
+                                      f.hidden, f.operand + i * f.hidden, f.hidden, tile);
+        for (int64_t r = 0; r < count; ++r) {
           const Row row = row_at(f, k, t, t_next, i + r);
           for (int j = 0; j < kVectors; ++j) {
             const int64_t u = b * kProjectionBlock + j * kWidth, n = f.width - u;
@@ -166,7 +167,6 @@ struct ForwardWalk {
             store_h(f, row, u, n, L::load(tile + (r * kVectors + j) * kWidth));
           }
         }
-        i += count, left -= count;
       }
     }
   }

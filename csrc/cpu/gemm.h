@@ -52,10 +52,10 @@ struct GemmWalk {
   static SEQ_INLINE int rows_of(int64_t i, int64_t end) { return static_cast<int>(end - i < kTile ? end - i : kTile); }
 
   static void rows(const Gemm<T>& g, int64_t begin, int64_t end) {
-    constexpr int64_t kPart = kPartBytes / (kBlock * sizeof(T)), kLongest = 1024, kCut = 512;
+    constexpr int64_t kPart = 768, kLongest = 1024, kCut = 512;  // lines of a panel
     const bool cut = g.K > kLongest;
-    const int64_t depth = part(g.K, cut || kPart > kLongest ? kCut : kPart), together = cut ? depth : part(g.K, g.K);
-    const int64_t at_once = (kStreamed / ((together + 1) * kTile) + 1) * kTile;
+    const int64_t depth = part(g.K, cut ? kCut : kPart), together = cut ? depth : g.K + 1;  // of no K, one part
+    const int64_t at_once = (kStreamed / (together * kTile) + 1) * kTile;
     for (int64_t i0 = begin; i0 < end; i0 += at_once) {
       const int64_t i1 = i0 + at_once < end ? i0 + at_once : end;
       for (int64_t k0 = 0; k0 == 0 || k0 < g.K; k0 += together)

@@ -22,7 +22,7 @@ from seqcuda import testing
 # How much further than the twins from each other a correct implementation may be from torch.nn: the size of a
 # difference grown from rounding is chance, and the twins are few.
 CHANCE = 10
-ROUNDINGS = 4
+ROUNDINGS = 8
 
 
 def within_rule(ours: torch.nn.Module, rival: torch.nn.Module, loss: Callable[[torch.nn.Module], Tensor]) -> dict:
