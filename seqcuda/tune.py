@@ -24,7 +24,8 @@ class Candidate:
 
     Attributes:
         engine: its name.
-        ratio: the time of the engine that ran before over its own, above 1 where it is faster; None: not timed.
+        ratio: the time of the engine that ran before over its own, above 1 where it is faster, 1 for that engine
+            itself; None: not timed.
         why: what refused it, or what it computed wrong; empty: nothing.
     """
 
@@ -33,7 +34,9 @@ class Candidate:
     why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.engine}: {self.why or f'{self.ratio:.2f} times as fast as what ran before'}"
+        if self.ratio is None:
+            return f"{self.engine}: {self.why}"
+        return f"{self.engine}: ran before" if self.ratio == 1 else f"{self.engine}: {self.ratio:.2f} times as fast"
 
 
 @dataclass(frozen=True)
