@@ -24,7 +24,7 @@ import seqcuda
 
 from . import _backend
 from .shapes import CELLS, MODES, QUICK, SHAPES, Case, cases
-from .timing import FEWEST, in_turn, pair, ratio
+from .timing import FEWEST, in_turn, pair, ratio, synchronise_with
 
 __all__ = [
     "add_arguments", "cases", "command", "each", "in_turn", "layer_and_input", "machine", "pair", "prepare", "ratio",
@@ -176,13 +176,8 @@ def facts(case: Case) -> dict:
 
 def time_case(case: Case, seconds: float, device: str = "cpu", fewest: int = FEWEST) -> dict:
     """torch.nn against seqcuda."""
-
-    def synchronise() -> None:
-        if torch.device(device).type != "cpu":
-            torch.accelerator.synchronize(device)
-
     calls = prepare(case, "torch", device), prepare(case, "seqcuda", device)
-    theirs, ours = pair(*calls, seconds, synchronise, fewest=fewest)
+    theirs, ours = pair(*calls, seconds, synchronise_with(torch.device(device)), fewest=fewest)
     return {
         **facts(case),
         "engine": engine(case, device),

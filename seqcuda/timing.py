@@ -8,6 +8,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import torch
+
 SAMPLE = 2e-3  # seconds a timed sample lasts at least, by calling again
 FEWEST = 5  # pairs, whatever the time
 MOST = 2000
@@ -34,14 +36,29 @@ def pair(
 
     def timed(call: Callable[[], object], times: int) -> float:
         rest()
-        synchronise()
-        start = clock()
-        for _ in range(times):
-            call()
-        synchronise()
-        return (clock() - start) / times
+        return per_call(call, times, synchronise, clock)
 
     return in_turn(a, b, seconds, timed, sample, fewest)
+
+
+def per_call(
+    call: Callable[[], object],
+    times: int,
+    synchronise: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds per call, of so many."""
+    synchronise()
+    start = clock()
+    for _ in range(times):
+        call()
+    synchronise()
+    return (clock() - start) / times
+
+
+def synchronise_with(device: torch.device) -> Callable[[], None]:
+    """What waits until `device` has done what it was given."""
+    return (lambda: None) if device.type == "cpu" else lambda: torch.accelerator.synchronize(device)
 
 
 def in_turn(

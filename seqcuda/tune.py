@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -178,12 +177,7 @@ def _measured(
 
     def timed(engine: str, times: int) -> float:
         choose(engine)
-        _synchronise(device)
-        start = time.perf_counter()
-        for _ in range(times):
-            call()
-        _synchronise(device)
-        return (time.perf_counter() - start) / times
+        return timing.per_call(call, times, timing.synchronise_with(device))
 
     def results(engine: str) -> list[Tensor]:
         choose(engine)
@@ -213,8 +207,3 @@ def _refusal(call: _Call, engine: str) -> str:
     except RuntimeError as why:
         return str(why).splitlines()[0]
     return ""
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
