@@ -165,7 +165,7 @@ struct BackwardWalk {
     alignas(64) T tile[tile_size<T>(kUnitVectors)];
     for (int64_t b = share.first(blocks_of(units, kBlock)), done = 1; b < last; b += done)
       for (int64_t i = 0, count; i < rows; i += count) {
-        count = even_tile(rows - i, kTile);
+        count = even_part(rows - i, kTile);
         const int64_t left = rows <= kTile ? last - b : 1;
         done =
             product<T, kUnitVectors>(static_cast<int>(count), panels + b * K * kBlock, left, K, a + i * lda, lda, tile);

@@ -156,7 +156,7 @@ struct ForwardWalk {
     for (int64_t b = share.first(blocks); b < share.last(blocks); ++b) {
       for (int64_t done = 0, count; done < rows; done += count) {
         const int64_t i = share.row_begin + done;
-        count = even_tile(rows - done, kTile);
+        count = even_part(rows - done, kTile);
         product_with_one<T, kVectors>(static_cast<int>(count), panels.projection + b * f.hidden * kProjectionBlock,
                                       f.hidden, f.operand + i * f.hidden, f.hidden, tile);
         for (int64_t r = 0; r < count; ++r) {

@@ -17,12 +17,6 @@ struct GemmWalk {
   static constexpr int64_t kBlock = kVectors * kWidth, kTile = tile_rows(kVectors);
   static constexpr int64_t kStreamed = (384 << 10) / sizeof(T);  // numbers of a that stay in L2
 
-  // n in even parts of at most `most`.
-  static SEQ_INLINE int64_t part(int64_t n, int64_t most) {
-    const int64_t parts = n > most ? (n + most - 1) / most : 1;
-    return n > parts ? (n + parts - 1) / parts : 1;
-  }
-
   // A part of K on its own, then added: sums over thousands of rows keep the accuracy of short ones. far: no cache may
   // hold out, so that what is added to is asked for before the product.
   template <bool kAcross = false>
@@ -54,7 +48,7 @@ struct GemmWalk {
   static void rows(const Gemm<T>& g, int64_t begin, int64_t end) {
     constexpr int64_t kPart = 768, kLongest = 1024, kCut = 512;  // lines of a panel
     const bool cut = g.K > kLongest;
-    const int64_t depth = part(g.K, cut ? kCut : kPart), together = cut ? depth : g.K + 1;  // of no K, one part
+    const int64_t depth = even_part(g.K, cut ? kCut : kPart), together = cut ? depth : g.K + 1;  // of no K, one part
     const int64_t at_once = (kStreamed / (together * kTile) + 1) * kTile;
     for (int64_t i0 = begin; i0 < end; i0 += at_once) {
       const int64_t i1 = i0 + at_once < end ? i0 + at_once : end;
@@ -72,7 +66,8 @@ struct GemmWalk {
 
   static void columns(const Gemm<T>& g, int64_t begin, int64_t end) {
     alignas(64) T copy[kLong * kCopied];
-    const int64_t blocks = blocks_of(g.N, kBlock), depth = part(g.K, kLong), at_once = kStreamed / (depth * kBlock);
+    const int64_t blocks = blocks_of(g.N, kBlock), depth = even_part(g.K, kLong),
+                  at_once = kStreamed / (depth * kBlock);
     for (int64_t k0 = 0; k0 == 0 || k0 < g.K; k0 += depth) {
       const int64_t k1 = k0 + depth < g.K ? k0 + depth : g.K;
       for (int64_t b0 = 0; b0 < blocks; b0 += at_once)

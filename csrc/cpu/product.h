@@ -23,11 +23,11 @@ constexpr int tile_rows(int vectors) {
   return rows > 8 ? 8 : rows;
 }
 
-// How many of `rows` rows the next tile takes, so that all have about as many: one of few rows would wait for its lines
-// of the panel.
-SEQ_INLINE int even_tile(int64_t rows, int64_t most) {
-  const int64_t tiles = (rows + most - 1) / most;
-  return static_cast<int>((rows + tiles - 1) / tiles);
+// The first of n in even parts of at most `most`, at least 1. Of the rows of a step: a tile of few would wait for its
+// lines of the panel.
+SEQ_INLINE int64_t even_part(int64_t n, int64_t most) {
+  const int64_t parts = n > most ? (n + most - 1) / most : 1;
+  return n > parts ? (n + parts - 1) / parts : 1;
 }
 
 // Panels side by side for a tile of `rows` rows.
@@ -117,15 +117,14 @@ SEQ_INLINE void product_with_one(int rows, const T* panel, int64_t K, const T* a
 // The tiles of `rows` rows for panels from `panel` on, of which there are `left`: as many as are done at once, which
 // is the result. The tile of panel p starts at p * rows * kVectors vectors.
 template <class T, int kVectors>
-SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda, T* tile,
-                       bool on = false) {
+SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda, T* tile) {
   const int several = panels_at_once(rows, kVectors);
   if (several > 1 && left >= several) {
     several_panels<T, kVectors>(rows, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda, tile,
-                                                                                              on);
+                                                                                              /*on=*/false);
     return several;
   }
-  product_with_one<T, kVectors>(rows, panel, K, a, lda, tile, on);
+  product_with_one<T, kVectors>(rows, panel, K, a, lda, tile);
   return 1;
 }
 
@@ -147,7 +146,7 @@ SEQ_INLINE int product_of_group(int64_t rows, const T* panel, int64_t left, int6
   if (rows <= kTile) return product<T, kVectors>(static_cast<int>(rows), panel, left, K, a, lda, tile);
   for (int64_t k0 = 0; k0 < K; k0 += kDepth)
     for (int64_t i = 0; i < rows;) {
-      const int count = even_tile(rows - i, kTile);
+      const int count = static_cast<int>(even_part(rows - i, kTile));
       product_with_one<T, kVectors>(count, panel + k0 * kLine, K - k0 < kDepth ? K - k0 : kDepth, a + i * lda + k0, lda,
                                     tile + i * kLine, k0 > 0);
       i += count;
