@@ -194,6 +194,20 @@ struct BackwardWalk {
     }
   }
 
+  // The cell's backward on `rows` rows from place `first` on and the units [begin, end), whole vectors, where the cell
+  // makes h and nothing happens between steps: as in the forward walk, what the compiler knows makes it faster.
+  template <int kPhase>
+  static void usual_cells(const Backward<T>& b, int64_t k, int64_t first, int64_t rows, int64_t begin, int64_t end) {
+    Backward<T> known = b;
+    const Plan plan = *b.plan;
+    known.plan = &plan, known.width = b.hidden, known.resets = nullptr, known.has_factors = false;
+    known.detach_every = 0;
+    for (int64_t i = first; i < first + rows; ++i) {
+      const Entering from = entering(known, k, b.step(k), i);
+      for (int64_t u = begin; u < end; u += kWidth) cell<kPhase>(known, from, u, kWidth, L(T(0)));
+    }
+  }
+
   template <int kPhase>
   static SEQ_INLINE void phases(const Backward<T>& b, const Panels<T>& panels, const Share& share, int64_t k,
                                 int64_t rows) {
@@ -207,12 +221,12 @@ struct BackwardWalk {
                  [&](int64_t i, int64_t u, int64_t n, L product)
                      __attribute__((always_inline)) { cell<kPhase>(b, entering(b, k, t, i), u, n, product); });
       } else {
-        const int64_t blocks = blocks_of(H, kBlock);
-        for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i) {
-          const Entering from = entering(b, k, t, i);
-          for (int64_t u = share.first(blocks) * kBlock; u < share.last(blocks) * kBlock && u < H; u += kWidth)
-            cell<kPhase>(b, from, u, H - u, L(T(0)));
-        }
+        const int64_t blocks = blocks_of(H, kBlock), begin = share.first(blocks) * kBlock;
+        const int64_t most = share.last(blocks) * kBlock, end = most < H ? most : H;
+        const int64_t whole = b.between() ? begin : end - end % kWidth;
+        usual_cells<kPhase>(b, k, share.row_begin, rows, begin, whole);
+        for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i)
+          for (int64_t u = whole; u < end; u += kWidth) cell<kPhase>(b, entering(b, k, t, i), u, end - u, L(T(0)));
       }
     } else {
       constexpr int kNext = kPhase + 1;

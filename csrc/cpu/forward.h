@@ -118,11 +118,41 @@ struct ForwardWalk {
     }
   }
 
+  // The cell on `count` rows from place `first` on and the block of units from u on.
+  // product: [count][gates of the phase][kBlock].
+  template <int kPhase>
+  static void any_cells(const Forward<T>& f, int64_t k, int64_t first, int64_t count, int64_t u, const T* product) {
+    const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
+    for (int64_t i = first; i < first + count; ++i) {
+      const Row row = row_at(f, k, t, t_next, i);
+      const int64_t dense = f.plan->start[t] + i, saved_row = f.saved_row(t, i);
+      for (int64_t j = 0; j < kBlock && u + j < f.hidden; j += kWidth)
+        cell<kPhase>(f, row, dense, saved_row, u + j, f.hidden - u - j, product + j, kBlock, kWidth);
+      product += Traits::phase_gates(kPhase) * kBlock;
+    }
+  }
+
+  // The same for a whole block where the cell makes h and nothing happens between steps. What the compiler knows of
+  // such a walk saves it a third of the cells' time.
+  template <int kPhase>
+  static void usual_cells(const Forward<T>& f, int64_t k, int64_t first, int64_t count, int64_t u, const T* product) {
+    Forward<T> known = f;
+    const Plan plan = *f.plan;
+    known.plan = &plan, known.width = f.hidden, known.resets = nullptr, known.has_factors = false;
+    const int64_t t = f.step(k);
+    for (int64_t i = first; i < first + count; ++i) {
+      const Row row = row_at(known, k, t, -1, i);
+      for (int64_t j = 0; j < kBlock; j += kWidth)
+        cell<kPhase>(known, row, plan.start[t] + i, known.saved_row(t, i), u + j, kWidth, product + j, kBlock, kWidth);
+      product += Traits::phase_gates(kPhase) * kBlock;
+    }
+  }
+
   template <int kPhase>
   static void phase(const Forward<T>& f, const Panels<T>& panels, const Share& share, int64_t k, int64_t rows) {
     constexpr int kVectors = Traits::phase_gates(kPhase) * kUnitVectors;
     const int64_t K = kPhase == 0 ? f.width : f.hidden, blocks = blocks_of(f.hidden, kBlock);
-    const int64_t t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
+    const bool usual = f.width == f.hidden && !f.resets && !f.has_factors;
     const T* from = kPhase > 0 ? f.operand : f.factors.drop ? f.dropped[k % 2] : f.h[k % 2];
     constexpr int64_t kGroup = group_rows(kVectors);
     alignas(64) T tile[group_size<T>(kVectors)];
@@ -132,17 +162,14 @@ struct ForwardWalk {
       for (int64_t i0 = 0; i0 < rows; i0 += kGroup) {
         const int64_t first = share.row_begin + i0, count = rows - i0 < kGroup ? rows - i0 : kGroup;
         done = product_of_group<T, kVectors>(count, panel, rows <= kGroup ? last - b : 1, K, from + first * K, K, tile);
-        for (int64_t p = 0; p < done; ++p)
-          for (int64_t i = 0; i < count; ++i) {
-            const Row row = row_at(f, k, t, t_next, first + i);
-            const int64_t dense = f.plan->start[t] + first + i, saved_row = f.saved_row(t, first + i);
-            for (int j = 0; j < kUnitVectors; ++j) {
-              const int64_t u = (b + p) * kBlock + j * kWidth, n = f.hidden - u;
-              if (n <= 0) break;
-              cell<kPhase>(f, row, dense, saved_row, u, n, tile + ((p * count + i) * kVectors + j) * kWidth, kBlock,
-                           kWidth);
-            }
-          }
+        for (int64_t p = 0; p < done; ++p) {
+          const int64_t u = (b + p) * kBlock;
+          const T* product = tile + p * count * kVectors * kWidth;
+          if (usual && u + kBlock <= f.hidden)
+            usual_cells<kPhase>(f, k, first, count, u, product);
+          else
+            any_cells<kPhase>(f, k, first, count, u, product);
+        }
       }
     }
   }

@@ -2,6 +2,7 @@
 //   SEQ_ISA          the namespace of the build
 //   SEQ_LANE_BYTES   the width of a vector register
 //   SEQ_LOAD_FLOAT16(p), SEQ_STORE_FLOAT16(p, v)   that many float16 as float, where there is an instruction for it
+//   SEQ_MIN(a, b), SEQ_MAX(a, b)   of floats, b where one is NaN: GCC makes a comparison and a choice of their like
 // and after the pragma that lets the compiler use the instruction set. Everything below is in the build's namespace, or
 // is a template over its lane type: nothing of it can be linked into another build.
 #include "cells/list.h"

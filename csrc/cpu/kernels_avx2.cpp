@@ -17,6 +17,8 @@
 #define SEQ_LANE_BYTES 32
 #define SEQ_STORE_FLOAT16(p, v) _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0))
 #define SEQ_LOAD_FLOAT16(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
+#define SEQ_MIN(a, b) _mm256_min_ps(a, b)
+#define SEQ_MAX(a, b) _mm256_max_ps(a, b)
 #include "cpu/kernels.inl.h"
 
 #if defined(__clang__)

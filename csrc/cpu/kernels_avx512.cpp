@@ -18,6 +18,8 @@
 // maskz: what GCC's plain form leaves undefined it warns of.
 #define SEQ_STORE_FLOAT16(p, v) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xFFFF, v, 0))
 #define SEQ_LOAD_FLOAT16(p) _mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
+#define SEQ_MIN(a, b) _mm512_maskz_min_ps(0xFFFF, a, b)
+#define SEQ_MAX(a, b) _mm512_maskz_max_ps(0xFFFF, a, b)
 #include "cpu/kernels.inl.h"
 
 #if defined(__clang__)

@@ -65,12 +65,28 @@ struct Lanes {
   friend SEQ_INLINE Lanes operator/(Lanes a, Lanes b) { return a.v / b.v; }
 };
 
-// x limited to [-bound, bound]; NaN stays NaN.
+// The smaller and the larger of x and a bound; NaN stays NaN.
+template <class T>
+SEQ_INLINE Lanes<T> at_most(Lanes<T> x, T bound) {
+  const Lanes<T> b(bound);
+#if defined(SEQ_MIN)
+  if constexpr (sizeof(T) == 4) return typename Lanes<T>::Value(SEQ_MIN(b.v, x.v));
+#endif
+  return b.v < x.v ? b.v : x.v;
+}
+template <class T>
+SEQ_INLINE Lanes<T> at_least(Lanes<T> x, T bound) {
+  const Lanes<T> b(bound);
+#if defined(SEQ_MAX)
+  if constexpr (sizeof(T) == 4) return typename Lanes<T>::Value(SEQ_MAX(b.v, x.v));
+#endif
+  return b.v > x.v ? b.v : x.v;
+}
+
+// x limited to [-bound, bound].
 template <class T>
 SEQ_INLINE Lanes<T> clamp(Lanes<T> x, T bound) {
-  const Lanes<T> high(bound), low(-bound);
-  typename Lanes<T>::Value v = x.v > high.v ? high.v : x.v;
-  return v < low.v ? low.v : v;
+  return at_least(at_most(x, bound), -bound);
 }
 
 // e^x = scale * (1 + rest), for |x| up to 87 (float) or 700 (double).
@@ -149,14 +165,14 @@ template <class T>
 SEQ_INLINE Lanes<T> tanh_(Lanes<T> x) {
   using L = Lanes<T>;
   using Bits = typename L::Bits;
-  const L one(T(1)), two(T(2)), bound(sizeof(T) == 4 ? T(10) : T(20)), minus_zero(T(-0.0));
+  const L one(T(1)), two(T(2)), minus_zero(T(-0.0));
   Bits bits, sign;
   __builtin_memcpy(&bits, &x.v, sizeof(bits));
   __builtin_memcpy(&sign, &minus_zero.v, sizeof(sign));
   const Bits magnitude = bits & ~sign;
   L a;
   __builtin_memcpy(&a.v, &magnitude, sizeof(bits));
-  a = a.v > bound.v ? bound.v : a.v;
+  a = at_most(a, sizeof(T) == 4 ? T(10) : T(20));
   const Exp<T> e = exp_parts(a + a);
   const auto near = a.v < L(T(0.55)).v;
   L size;
