@@ -71,6 +71,21 @@ struct BackwardWalk {
     return from.reset || from.detached ? L(T(0)) : gradient;
   }
 
+  // The gates' gradients as bfloat16, `apart` numbers between gates.
+  static SEQ_INLINE void store_halves(const L* gates, uint16_t* to, int64_t apart, int64_t n) {
+    if constexpr (kHasPairs<T>) {
+      for (int g = 0; g < kGates; ++g) {
+        if (n >= kWidth) {
+          store_bfloat16(gates[g], to + g * apart);
+        } else {
+          uint16_t part[kWidth];
+          store_bfloat16(gates[g], part);
+          __builtin_memcpy(to + g * apart, part, n * sizeof(uint16_t));
+        }
+      }
+    }
+  }
+
   // The cell's backward, phase kPhase, on n units from u on of one row.
   template <int kPhase>
   static SEQ_INLINE void cell(const Backward<T>& b, const Entering& from, int64_t u, int64_t n, L d_operand) {
@@ -111,8 +126,8 @@ struct BackwardWalk {
     }
     if constexpr (Traits::norms_state()) ds[1] = ds[1] + L::load(b.dc_normed + place * H + u, n);
     if (kPhase != kLastPhase && b.has_factors) d_operand = times(b.factors.drop.of(t, from.batch), u, n, d_operand);
-    T* gx = b.dgx + (b.plan->start[t] + place - b.first) * b.gates_stride + u;
-    T* gh = b.dgh + (b.plan->start[t] + place - b.first) * b.gates_stride + u;
+    const int64_t gates = (b.plan->start[t] + place - b.first) * b.gates_stride + u;
+    T *gx = b.dgx + gates, *gh = b.dgh + gates;
 #pragma GCC unroll 8
     for (int g = 0; g < kGates; ++g) {
       dgx[g] = kPhase == kLastPhase ? L(T(0)) : L::load(gx + g * H, n);
@@ -121,10 +136,15 @@ struct BackwardWalk {
 
     Traits::template backward<kPhase>(saved, s, s_new, p, ds, d_operand, dgx, dgh);
 
+    if (b.halves) {
+      store_halves(dgx, reinterpret_cast<uint16_t*>(b.dgx) + gates, H, n);
+      if (!Traits::kSameGrads) store_halves(dgh, reinterpret_cast<uint16_t*>(b.dgh) + gates, H, n);
+    } else {
 #pragma GCC unroll 8
-    for (int g = 0; g < kGates; ++g) {
-      dgx[g].store(gx + g * H, n);
-      if (!Traits::kSameGrads) dgh[g].store(gh + g * H, n);
+      for (int g = 0; g < kGates; ++g) {
+        dgx[g].store(gx + g * H, n);
+        if (!Traits::kSameGrads) dgh[g].store(gh + g * H, n);
+      }
     }
     if (keep && kPhase == kLastPhase) {
       for (int j = 0; j < Traits::kStates; ++j) ds[j] = ds[j] + passed[j];
@@ -158,7 +178,7 @@ struct BackwardWalk {
   }
 
   // out(place, unit, count of units, lanes) for a[rows, K] * panel, over the share's blocks of `units` units.
-  template <class Out>
+  template <bool kPairs = false, class Out>
   static SEQ_INLINE void multiply(const T* panels, int64_t K, const T* a, int64_t lda, int64_t units,
                                   const Share& share, int64_t rows, Out out) {
     const int64_t last = share.last(blocks_of(units, kBlock));
@@ -167,8 +187,8 @@ struct BackwardWalk {
       for (int64_t i = 0, count; i < rows; i += count) {
         count = even_part(rows - i, kTile);
         const int64_t left = rows <= kTile ? last - b : 1;
-        done =
-            product<T, kUnitVectors>(static_cast<int>(count), panels + b * K * kBlock, left, K, a + i * lda, lda, tile);
+        done = product<T, kUnitVectors, kPairs>(static_cast<int>(count), panels + b * K * kBlock, left, K, a + i * lda,
+                                                lda, tile);
         for (int64_t p = 0; p < done; ++p)
           for (int64_t r = 0; r < count; ++r)
             for (int j = 0; j < kUnitVectors; ++j) {
@@ -242,11 +262,15 @@ struct BackwardWalk {
   // What the first phase's product gives to dh, of its gradient d [dense rows, gates_stride].
   static SEQ_INLINE void carry(const Backward<T>& b, const Panels<T>& panels, const Share& share, int64_t k,
                                const T* d) {
-    const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t), dense = b.plan->start[t] + share.row_begin;
-    multiply(panels.phase[0], Traits::phase_gates(0) * b.hidden, d + (dense - b.first) * b.gates_stride, b.gates_stride,
-             b.width, share, rows, [&](int64_t i, int64_t u, int64_t n, L product) __attribute__((always_inline)) {
-               carry_h(b, k, t, i, u, n, product);
-             });
+    const int64_t t = b.step(k), rows = rows_alive(*b.plan, share, t), K = Traits::phase_gates(0) * b.hidden;
+    const int64_t first = (b.plan->start[t] + share.row_begin - b.first) * b.gates_stride;
+    const auto out = [&](int64_t i, int64_t u, int64_t n, L product)
+                         __attribute__((always_inline)) { carry_h(b, k, t, i, u, n, product); };
+    if constexpr (kHasPairs<T>) {
+      if (b.halves)
+        return multiply<true>(panels.phase[0], K / 2, d + first / 2, b.gates_stride / 2, b.width, share, rows, out);
+    }
+    multiply(panels.phase[0], K, d + first, b.gates_stride, b.width, share, rows, out);
   }
 
   static void run(const Backward<T>& b, const Panels<T>& panels, const Share& share, int64_t k0, int64_t k1) {

@@ -57,6 +57,8 @@ struct ForwardWalk {
       if (f.factors.drop) times(f.factors.drop.of(row.t_next, row.batch), u, n, h).store(f.dropped[next] + at, n);
     }
     h.store(f.h[next] + at, n);
+    if constexpr (kHasPairs<T>)
+      if (f.halves[next]) store_bfloat16(h, f.halves[next] + row.place * f.halves_stride + u);
   }
 
   // The cell, phase kPhase, on n <= kWidth units from u on of one row. gh: the product, gate_stride apart.
@@ -154,14 +156,22 @@ struct ForwardWalk {
     const int64_t K = kPhase == 0 ? f.width : f.hidden, blocks = blocks_of(f.hidden, kBlock);
     const bool usual = f.width == f.hidden && !f.resets && !f.has_factors;
     const T* from = kPhase > 0 ? f.operand : f.factors.drop ? f.dropped[k % 2] : f.h[k % 2];
+    const bool pairs = kHasPairs<T> && kPhase == 0 && f.halves[0];
     constexpr int64_t kGroup = group_rows(kVectors);
     alignas(64) T tile[group_size<T>(kVectors)];
     const int64_t last = share.last(blocks);
     for (int64_t b = share.first(blocks), done = 1; b < last; b += done) {
-      const T* panel = panels.phase[kPhase] + b * K * kVectors * kWidth;
+      const T* panel = panels.phase[kPhase] + b * (pairs ? K / 2 : K) * kVectors * kWidth;
       for (int64_t i0 = 0; i0 < rows; i0 += kGroup) {
         const int64_t first = share.row_begin + i0, count = rows - i0 < kGroup ? rows - i0 : kGroup;
-        done = product_of_group<T, kVectors>(count, panel, rows <= kGroup ? last - b : 1, K, from + first * K, K, tile);
+        const int64_t left = rows <= kGroup ? last - b : 1;
+        if constexpr (kHasPairs<T> && kPhase == 0) {
+          const T* words = reinterpret_cast<const T*>(f.halves[k % 2]);
+          const int64_t stride = f.halves_stride / 2;
+          if (pairs)
+            done = product_of_group<T, kVectors, true>(count, panel, left, K / 2, words + first * stride, stride, tile);
+        }
+        if (!pairs) done = product_of_group<T, kVectors>(count, panel, left, K, from + first * K, K, tile);
         for (int64_t p = 0; p < done; ++p) {
           const int64_t u = (b + p) * kBlock;
           const T* product = tile + p * count * kVectors * kWidth;

@@ -19,7 +19,7 @@ struct GemmWalk {
 
   // A part of K on its own, then added: sums over thousands of rows keep the accuracy of short ones. far: no cache may
   // hold out, so that what is added to is asked for before the product.
-  template <bool kAcross = false>
+  template <bool kAcross, bool kPairs>
   static SEQ_INLINE void tile(const Gemm<T>& g, int64_t block, int64_t k0, int64_t k1, const T* a, int64_t lda,
                               int64_t row, int rows, bool far) {
     alignas(64) T sum[kTile * kBlock];
@@ -28,7 +28,7 @@ struct GemmWalk {
     if (far && add)
       for (int r = 0; r < rows; ++r)
         for (int j = 0; j < kVectors; ++j) __builtin_prefetch(g.out + (row + r) * g.ldo + u + j * kWidth, /*write=*/1);
-    product_with_one<T, kVectors, kAcross>(rows, g.panels + (block * g.K + k0) * kBlock, k1 - k0, a, lda, sum);
+    product_with_one<T, kVectors, kAcross, kPairs>(rows, g.panels + (block * g.K + k0) * kBlock, k1 - k0, a, lda, sum);
     for (int r = 0; r < rows; ++r)
       for (int j = 0; j < kVectors; ++j) {
         const int64_t at = u + j * kWidth, n = g.N - at;
@@ -45,6 +45,7 @@ struct GemmWalk {
 
   static SEQ_INLINE int rows_of(int64_t i, int64_t end) { return static_cast<int>(end - i < kTile ? end - i : kTile); }
 
+  template <bool kPairs>
   static void rows(const Gemm<T>& g, int64_t begin, int64_t end) {
     constexpr int64_t kPart = 768, kLongest = 1024, kCut = 512;  // lines of a panel
     const bool cut = g.K > kLongest;
@@ -56,7 +57,8 @@ struct GemmWalk {
         for (int64_t b = 0; b < blocks_of(g.N, kBlock); ++b)
           for (int64_t k = k0; k == k0 || (k < g.K && k < k0 + together); k += depth)
             for (int64_t i = i0; i < i1; i += kTile)
-              tile(g, b, k, k + depth < g.K ? k + depth : g.K, g.a + i * g.lda + k, g.lda, i, rows_of(i, i1), k == k0);
+              tile<false, kPairs>(g, b, k, k + depth < g.K ? k + depth : g.K, g.a + i * g.lda + k, g.lda, i,
+                                  rows_of(i, i1), k == k0);
     }
   }
 
@@ -64,6 +66,25 @@ struct GemmWalk {
   static constexpr int64_t kCopied = kTile % 8 == 0 ? 2 * kTile : 4 * kTile;
   static constexpr int64_t kLong = (18 << 10) / (kCopied * sizeof(T));
 
+  // Columns [i, i + n) of line k, to lie side by side.
+  template <bool kPairs>
+  static SEQ_INLINE void copy_line(const Gemm<T>& g, int64_t k, int64_t i, int64_t n, T* to) {
+    if constexpr (kPairs) {
+      const uint16_t* from = reinterpret_cast<const uint16_t*>(g.a) + 2 * k * g.lda + i;
+      const uint16_t* next = g.odd && k + 1 == g.K ? nullptr : from + g.lda;
+      for (int64_t j = 0; j < n; j += kWidth)
+        interleaved(from + j, next ? next + j : nullptr, n - j).store(to + j, n - j);
+    } else {
+      const T* from = g.a + k * g.lda + i;
+      if (n == kCopied)
+#pragma GCC unroll 8
+        for (int64_t j = 0; j < kCopied; j += kWidth) L::load(from + j).store(to + j);
+      else
+        for (int64_t j = 0; j < n; j += kWidth) L::load(from + j, n - j).store(to + j, n - j);
+    }
+  }
+
+  template <bool kPairs>
   static void columns(const Gemm<T>& g, int64_t begin, int64_t end) {
     alignas(64) T copy[kLong * kCopied];
     const int64_t blocks = blocks_of(g.N, kBlock), depth = even_part(g.K, kLong),
@@ -73,28 +94,19 @@ struct GemmWalk {
       for (int64_t b0 = 0; b0 < blocks; b0 += at_once)
         for (int64_t i0 = begin; i0 < end; i0 += kCopied) {
           const int64_t i1 = i0 + kCopied < end ? i0 + kCopied : end;
-          for (int64_t k = k0; k < k1; ++k) {
-            const T* from = g.a + k * g.lda + i0;
-            T* to = copy + (k - k0) * kCopied;
-            if (i1 - i0 == kCopied)
-#pragma GCC unroll 8
-              for (int64_t i = 0; i < kCopied; i += kWidth) L::load(from + i).store(to + i);
-            else
-              for (int64_t i = 0; i < i1 - i0; i += kWidth) L::load(from + i, i1 - i0 - i).store(to + i, i1 - i0 - i);
-          }
+          for (int64_t k = k0; k < k1; ++k) copy_line<kPairs>(g, k, i0, i1 - i0, copy + (k - k0) * kCopied);
           for (int64_t b = b0; b < b0 + at_once && b < blocks; ++b)
             for (int64_t i = i0; i < i1; i += kTile)
-              tile<true>(g, b, k0, k1, copy + i - i0, kCopied, i, rows_of(i, i1), true);
+              tile<true, kPairs>(g, b, k0, k1, copy + i - i0, kCopied, i, rows_of(i, i1), true);
         }
     }
   }
 
   // Rows [begin, end) of out.
   static void run(const Gemm<T>& g, int64_t begin, int64_t end) {
-    if (g.transposed)
-      columns(g, begin, end);
-    else
-      rows(g, begin, end);
+    if constexpr (kHasPairs<T>)
+      if (g.pairs) return g.transposed ? columns<true>(g, begin, end) : rows<true>(g, begin, end);
+    g.transposed ? columns<false>(g, begin, end) : rows<false>(g, begin, end);
   }
 };
 

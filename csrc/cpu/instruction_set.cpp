@@ -14,6 +14,7 @@ const std::vector<std::string>& instruction_sets() {
       if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         can.push_back("avx512");
+      if (can.back() == "avx512" && __builtin_cpu_supports("avx512bf16")) can.push_back("avx512_bf16");
     }
 #endif
     return can;
@@ -38,6 +39,8 @@ bool set_instruction_set(const std::string& name) {
   return true;
 }
 
+bool has_pairs() { return used().load(std::memory_order_relaxed) == 3; }
+
 template <class T>
 const Kernels<T>* kernels(int cell) {
 #if defined(__x86_64__)
@@ -45,6 +48,7 @@ const Kernels<T>* kernels(int cell) {
     case 1:
       return avx2::kernels<T>(cell);
     case 2:
+    case 3:
       return avx512::kernels<T>(cell);
   }
 #endif

@@ -32,11 +32,13 @@ struct Panels {
 };
 
 // out [M, N] = a [M, K] b, + bias or + out. a is [M, lda], or [K, lda] where it is transposed; b in panels.
+// Of pairs of bfloat16, in a and in the panels: K, and lda of an a that is not transposed, count pairs; `odd` says that
+// a transposed a has one row less.
 template <class T>
 struct Gemm {
   const T* a = nullptr;
   int64_t lda = 0;
-  bool transposed = false;
+  bool transposed = false, pairs = false, odd = false;
   const T* panels = nullptr;
   int64_t K = 0, N = 0;
   const T* bias = nullptr;
@@ -82,6 +84,10 @@ struct Kernels {
                      int64_t begin, int64_t end, T* out);
   void (*pack_columns)(const T* w, int64_t ld, int64_t columns, int64_t rows, int64_t block, int64_t begin, int64_t end,
                        T* out);
+
+  // Of bfloat16; null where there are no products of pairs.
+  void (*pack_pairs)(const uint16_t* w, int64_t ld, int64_t columns, int64_t rows, int64_t block, int64_t begin,
+                     int64_t end, float* out);
 
   // Rows [begin, end) of out, from a multiple of gemm_rows on.
   int64_t gemm_rows;

@@ -44,6 +44,15 @@ struct Lanes {
     return out;
   }
   SEQ_INLINE void store(T* p) const { __builtin_memcpy(p, &v, sizeof(Value)); }
+  // What is at p in each lane, whatever its bits stand for.
+  SEQ_INLINE static Lanes bits(const T* p) {
+    decltype(Bits{}[0] + 0) once;
+    __builtin_memcpy(&once, p, sizeof(once));
+    const Bits all = once - Bits{};
+    Lanes out;
+    __builtin_memcpy(&out.v, &all, sizeof(Value));
+    return out;
+  }
 
   // The first n lanes; the rest are 0.
   SEQ_INLINE static Lanes load(const T* p, int64_t n) {
@@ -325,6 +334,34 @@ SEQ_INLINE void to_half(Lanes<float> x, uint16_t* p) {
   }
   const Halves halves = __builtin_convertvector(bits, Halves);
   __builtin_memcpy(p, &halves, sizeof(halves));
+}
+
+// Whether there are products of pairs of bfloat16 (product.h).
+template <class T>
+constexpr bool kHasPairs = false;
+#if defined(SEQ_ADD_PAIRS)
+template <>
+constexpr bool kHasPairs<float> = true;
+SEQ_INLINE void store_bfloat16(Lanes<float> x, uint16_t* p) { SEQ_STORE_BFLOAT16(p, x.v); }
+#endif
+
+// kWidth pairs of the numbers at a and at b, of the first n; b null: and zeros.
+SEQ_INLINE Lanes<float> interleaved(const uint16_t* a, const uint16_t* b, int64_t n) {
+  using Bits = Lanes<float>::Bits;
+  typedef uint16_t Halves __attribute__((vector_size(SEQ_LANE_BYTES / 2)));
+  Halves low = {}, high = {};
+  const int64_t bytes = (n < Lanes<float>::kWidth ? n : Lanes<float>::kWidth) * 2;
+  if (bytes == sizeof(Halves)) {
+    __builtin_memcpy(&low, a, sizeof(Halves));
+    if (b) __builtin_memcpy(&high, b, sizeof(Halves));
+  } else {
+    __builtin_memcpy(&low, a, bytes);
+    if (b) __builtin_memcpy(&high, b, bytes);
+  }
+  const Bits pairs = __builtin_convertvector(low, Bits) | (__builtin_convertvector(high, Bits) << 16);
+  Lanes<float> out;
+  __builtin_memcpy(&out.v, &pairs, sizeof(pairs));
+  return out;
 }
 
 SEQ_INLINE Lanes<float> rounded(Lanes<float> x, Rounding to) {

@@ -3,6 +3,9 @@
 // Forward, phase with gates [first, last): panel b = [K][last - first][block] with the units of block b, from rows
 // g*H + u of W; K = columns of W.  Transposed (for backward): panel b = [rows of W][block] with the columns of block b.
 // Units past the end are 0. A panel starts on 64 bytes.
+//
+// Of pairs of bfloat16 a line holds the numbers of two k. A W of bfloat16 with an even number of columns is one of
+// pairs to pack_gates as it lies; pack_pairs interleaves the rows of W for the transposed form.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -95,6 +98,24 @@ void pack_columns(const T* w, int64_t ld, int64_t columns, int64_t rows, int64_t
         for (int64_t j = 0; j < block; j += Lanes<T>::kWidth) Lanes<T>::load(from + j).store(panel + k * block + j);
       else
         for (int64_t j = 0; j < block; ++j) panel[k * block + j] = j < count ? from[j] : T(0);
+    }
+  }
+}
+
+// pack_columns of bfloat16.
+inline void pack_pairs(const uint16_t* w, int64_t ld, int64_t columns, int64_t rows, int64_t block, int64_t begin,
+                       int64_t end, float* out) {
+  const int64_t lines = (rows + 1) / 2;
+  for (int64_t b = begin; b < end; ++b) {
+    float* panel = out + b * lines * block;
+    for (int64_t k = 0; k < lines; ++k) {
+      const uint16_t* from = w + 2 * k * ld + b * block;
+      for (int64_t j = 0; j < block; j += Lanes<float>::kWidth) {
+        const int64_t n = columns - b * block - j;
+        const Lanes<float> pairs =
+            n > 0 ? interleaved(from + j, 2 * k + 1 < rows ? from + ld + j : nullptr, n) : Lanes<float>(0.f);
+        pairs.store(panel + k * block + j);
+      }
     }
   }
 }

@@ -9,6 +9,9 @@
 // neither on the number of rows nor on which rows share its tile. A chain may be cut and go on from what the tile
 // holds. With few rows the chains are too few to hide the latency of the multiply-add: there several panels are walked
 // side by side.
+//
+// Of pairs (kPairs): what stands for a number, in a and in the panel, is a pair of bfloat16, of one k and the next; K
+// and lda count pairs, and an instruction adds the products of both.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -42,8 +45,17 @@ constexpr int64_t tile_size(int vectors) {
   return size * vectors * Lanes<T>::kWidth;
 }
 
+// sum + x w, of pairs the two products.
+template <bool kPairs, class T>
+SEQ_INLINE Lanes<T> multiply_add(Lanes<T> sum, Lanes<T> x, Lanes<T> w) {
+#if defined(SEQ_ADD_PAIRS)
+  if constexpr (kPairs) return typename Lanes<T>::Value(SEQ_ADD_PAIRS(sum.v, x.v, w.v));
+#endif
+  return sum + x * w;
+}
+
 // tile: [kPanels][kRows][kVectors lanes], which the chains go on from where `on`; panels K lines apart.
-template <class T, int kRows, int kVectors, int kPanels, bool kAcross = false>
+template <class T, int kRows, int kVectors, int kPanels, bool kAcross = false, bool kPairs = false>
 __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* a, int64_t lda, T* tile, bool on) {
   using L = Lanes<T>;
   L acc[kPanels][kRows][kVectors];
@@ -57,7 +69,11 @@ __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* 
 
   for (int64_t k = 0; k < K; ++k) {
     const T* line = panel + k * (kVectors * L::kWidth);
-    const auto number = [&](int r) { return L(kAcross ? a[k * lda + r] : a[r * lda + k]); };
+    const auto number = [&](int r) {
+      const T* at = kAcross ? a + k * lda + r : a + r * lda + k;
+      if constexpr (kPairs) return L::bits(at);
+      return L(*at);
+    };
     if constexpr (kPanels > 1 || kRows <= kVectors) {
       L x[kRows];
 #pragma GCC unroll 8
@@ -68,7 +84,7 @@ __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* 
         for (int j = 0; j < kVectors; ++j) {
           const L w = L::load(line + p * K * (kVectors * L::kWidth) + j * L::kWidth);
 #pragma GCC unroll 8
-          for (int r = 0; r < kRows; ++r) acc[p][r][j] = acc[p][r][j] + x[r] * w;
+          for (int r = 0; r < kRows; ++r) acc[p][r][j] = multiply_add<kPairs>(acc[p][r][j], x[r], w);
         }
     } else {
       L w[kVectors];
@@ -78,7 +94,7 @@ __attribute__((noinline)) void product_tile(const T* panel, int64_t K, const T* 
       for (int r = 0; r < kRows; ++r) {
         const L x = number(r);
 #pragma GCC unroll 8
-        for (int j = 0; j < kVectors; ++j) acc[0][r][j] = acc[0][r][j] + x * w[j];
+        for (int j = 0; j < kVectors; ++j) acc[0][r][j] = multiply_add<kPairs>(acc[0][r][j], x, w[j]);
       }
     }
   }
@@ -95,36 +111,37 @@ template <class T>
 using ProductFn = void (*)(const T*, int64_t, const T*, int64_t, T*, bool);
 
 // The microkernels of 1 .. tile_rows(kVectors) rows, by number of rows, of one panel or of several.
-template <class T, int kVectors, bool kAcross, int... kRows>
+template <class T, int kVectors, bool kAcross, bool kPairs, int... kRows>
 constexpr ProductFn<T> one_panel(int rows, std::integer_sequence<int, kRows...>) {
-  constexpr ProductFn<T> all[] = {&product_tile<T, kRows + 1, kVectors, 1, kAcross>...};
+  constexpr ProductFn<T> all[] = {&product_tile<T, kRows + 1, kVectors, 1, kAcross, kPairs>...};
   return all[rows - 1];
 }
-template <class T, int kVectors, int... kRows>
+template <class T, int kVectors, bool kPairs, int... kRows>
 constexpr ProductFn<T> several_panels(int rows, std::integer_sequence<int, kRows...>) {
-  constexpr ProductFn<T> all[] = {&product_tile<T, kRows + 1, kVectors, panels_at_once(kRows + 1, kVectors)>...};
+  constexpr ProductFn<T> all[] = {
+      &product_tile<T, kRows + 1, kVectors, panels_at_once(kRows + 1, kVectors), false, kPairs>...};
   return all[rows - 1];
 }
 
 // The tile of `rows` rows for one panel.
-template <class T, int kVectors, bool kAcross = false>
+template <class T, int kVectors, bool kAcross = false, bool kPairs = false>
 SEQ_INLINE void product_with_one(int rows, const T* panel, int64_t K, const T* a, int64_t lda, T* tile,
                                  bool on = false) {
-  one_panel<T, kVectors, kAcross>(rows, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda, tile,
-                                                                                                on);
+  const auto tiles = std::make_integer_sequence<int, tile_rows(kVectors)>{};
+  one_panel<T, kVectors, kAcross, kPairs>(rows, tiles)(panel, K, a, lda, tile, on);
 }
 
 // The tiles of `rows` rows for panels from `panel` on, of which there are `left`: as many as are done at once, which
 // is the result. The tile of panel p starts at p * rows * kVectors vectors.
-template <class T, int kVectors>
+template <class T, int kVectors, bool kPairs = false>
 SEQ_INLINE int product(int rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda, T* tile) {
   const int several = panels_at_once(rows, kVectors);
   if (several > 1 && left >= several) {
-    several_panels<T, kVectors>(rows, std::make_integer_sequence<int, tile_rows(kVectors)>{})(panel, K, a, lda, tile,
-                                                                                              /*on=*/false);
+    const auto tiles = std::make_integer_sequence<int, tile_rows(kVectors)>{};
+    several_panels<T, kVectors, kPairs>(rows, tiles)(panel, K, a, lda, tile, /*on=*/false);
     return several;
   }
-  product_with_one<T, kVectors>(rows, panel, K, a, lda, tile);
+  product_with_one<T, kVectors, false, kPairs>(rows, panel, K, a, lda, tile);
   return 1;
 }
 
@@ -138,17 +155,17 @@ constexpr int64_t group_size(int vectors) {
   return tile_size<T>(vectors) > of_group ? tile_size<T>(vectors) : of_group;
 }
 
-template <class T, int kVectors>
+template <class T, int kVectors, bool kPairs = false>
 SEQ_INLINE int product_of_group(int64_t rows, const T* panel, int64_t left, int64_t K, const T* a, int64_t lda,
                                 T* tile) {
   constexpr int kTile = tile_rows(kVectors);
   constexpr int64_t kLine = kVectors * Lanes<T>::kWidth, kDepth = kPartBytes / (kLine * sizeof(T));
-  if (rows <= kTile) return product<T, kVectors>(static_cast<int>(rows), panel, left, K, a, lda, tile);
+  if (rows <= kTile) return product<T, kVectors, kPairs>(static_cast<int>(rows), panel, left, K, a, lda, tile);
   for (int64_t k0 = 0; k0 < K; k0 += kDepth)
     for (int64_t i = 0; i < rows;) {
       const int count = static_cast<int>(even_part(rows - i, kTile));
-      product_with_one<T, kVectors>(count, panel + k0 * kLine, K - k0 < kDepth ? K - k0 : kDepth, a + i * lda + k0, lda,
-                                    tile + i * kLine, k0 > 0);
+      product_with_one<T, kVectors, false, kPairs>(count, panel + k0 * kLine, K - k0 < kDepth ? K - k0 : kDepth,
+                                                   a + i * lda + k0, lda, tile + i * kLine, k0 > 0);
       i += count;
     }
   return 1;

@@ -127,8 +127,12 @@ struct Forward : Walk<T> {
   const T* gx = nullptr;
   int64_t gx_first = 0;  // the dense row of gx[0]
   const T* b_hh = nullptr;
-  T* h[2] = {};           // [B, P] by place: the state that enters walk step k, in h[k % 2]
-  T* dropped[2] = {};     // the same times `drop`, where there is one
+  T* h[2] = {};        // [B, P] by place: the state that enters walk step k, in h[k % 2]
+  T* dropped[2] = {};  // the same times `drop`, where there is one
+  // h once more, as the bfloat16 that it is, where the products are of pairs of them; rows halves_stride apart, which
+  // is even and leaves room for a vector past the last unit.
+  uint16_t* halves[2] = {};
+  int64_t halves_stride = 0;
   T* c = nullptr;         // [S-1][B, H] by place
   T* operand = nullptr;   // [B, H] by place: what the next phase's product reads, and h before its projection
   T* product = nullptr;   // [B, G, H] by place: of a cell that normalises, h W_hh^T and then its norm
@@ -141,6 +145,7 @@ struct Backward : Walk<T> {
   int64_t dy_stride = 0;
   const T* dc_all = nullptr;  // like c_all, or null
   T *dgx = nullptr, *dgh = nullptr;
+  bool halves = false;     // dgx and dgh are of bfloat16, of pairs of which the products are
   T* d_product = nullptr;  // [dense rows, G, H]: of a cell that normalises, of h W_hh^T
   T* d_unit = nullptr;     // [dense rows, U, H]: what its rows add to the gradient of unit, or null
   T* dc_normed = nullptr;  // [B, H] by place: what its norm of c' gives to the gradient of c'

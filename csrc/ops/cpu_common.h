@@ -3,6 +3,7 @@
 
 #include "cpu/instruction_set.h"
 #include "ops/chunks.h"
+#include "ops/engines.h"
 #include "ops/layer.h"
 #include "ops/packed_product.h"
 #include "ops/segments.h"
@@ -10,11 +11,19 @@
 
 namespace seq::ops {
 
-// The rows by head.
-inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer, int64_t d) {
+// Whether the products of a layer are of pairs of bfloat16: where h, which is rounded, is all that they take.
+inline bool of_pairs(const Layer& layer, Engine engine) {
+  return layer.dtype == at::kBFloat16 && engine == Engine::kPanel && cpu::has_pairs() && layer.cell.plain() &&
+         layer.cell.phases == 1 && !layer.projected() && layer.heads == 1 && !layer.has_factors &&
+         layer.hidden % 2 == 0;
+}
+
+// The rows by head. W_ih and W_hh as they are where the products are of pairs.
+inline DirectionWeights direction_weights(const Arguments& a, const Layer& layer, int64_t d, bool pairs = false) {
   const auto* w = &a.weights[Layer::kWeights * d];
   const auto of_gates = [&](const OptionalTensor& t) { return by_head(computed(t, layer), layer); };
-  return {of_gates(w[0]), of_gates(w[1]), of_gates(w[2]), of_gates(w[3]), computed(w[4], layer), of_gates(w[5])};
+  const auto matrix = [&](const OptionalTensor& t) { return pairs ? t->contiguous() : of_gates(t); };
+  return {matrix(w[0]), matrix(w[1]), of_gates(w[2]), of_gates(w[3]), computed(w[4], layer), of_gates(w[5])};
 }
 
 constexpr int64_t kChunkBytes = 512 << 10;  // of the gates of a chunk: they stay in L2
@@ -27,9 +36,9 @@ inline int64_t even_chunk_steps(const Layer& layer) {
   return std::max<int64_t>(1, (layer.steps + chunks - 1) / chunks);
 }
 
-// x as [data rows, I] in the type of computation, the numbers of a row side by side.
-inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer) {
-  const at::Tensor rows = t.to(layer.compute).reshape({layer.rows, t.size(-1)});
+// x as [data rows, I], of the type of computation but for products of pairs, the numbers of a row side by side.
+inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer, bool pairs = false) {
+  const at::Tensor rows = t.to(pairs ? layer.dtype : layer.compute).reshape({layer.rows, t.size(-1)});
   return rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 
@@ -70,19 +79,13 @@ struct PackedWeights {
 template <class T>
 PackedWeights<T> pack_forward(const cpu::Kernels<T>& k, const Layer& layer, const DirectionWeights& w) {
   PackedWeights<T> out;
-  const auto gates_of = [&](const at::Tensor& m, int64_t units, int first, int last, int64_t block) {
-    const int64_t K = m.size(1), blocks = (units + block - 1) / block;
-    const T* from = m.template const_data_ptr<T>();
-    return packed<T>(m, blocks, K * (last - first) * block, [&](int64_t begin, int64_t end, T* to) {
-      k.pack_gates(from, K, units, first, last, K, block, begin, end, to);
-    });
-  };
   for (int p = 0; p < k.phases && w.w_hh.defined(); ++p)
     out.keep(out.panels.phase[p],
-             layer.cell.norms > 0
-                 ? gates_of(w.w_hh, layer.cell.gates * layer.hidden, 0, 1, k.backward_block)
-                 : gates_of(w.w_hh, layer.head_hidden(), k.phase_begin[p], k.phase_begin[p + 1], k.forward_block));
-  if (layer.projected()) out.keep(out.panels.projection, gates_of(w.w_hr, layer.width, 0, 1, k.projection_block));
+             layer.cell.norms > 0 ? pack_gates_of(k, w.w_hh, layer.cell.gates * layer.hidden, 0, 1, k.backward_block)
+                                  : pack_gates_of(k, w.w_hh, layer.head_hidden(), k.phase_begin[p],
+                                                  k.phase_begin[p + 1], k.forward_block));
+  if (layer.projected())
+    out.keep(out.panels.projection, pack_gates_of(k, w.w_hr, layer.width, 0, 1, k.projection_block));
   return out;
 }
 
@@ -90,11 +93,7 @@ template <class T>
 PackedWeights<T> pack_backward(const cpu::Kernels<T>& k, const Layer& layer, const DirectionWeights& w) {
   PackedWeights<T> out;
   const auto columns_of = [&](const at::Tensor& m, int64_t first, int64_t last) {
-    const int64_t columns = m.size(1), blocks = (columns + k.backward_block - 1) / k.backward_block;
-    const T* from = m.template const_data_ptr<T>() + first * columns;
-    return packed<T>(m, blocks, (last - first) * k.backward_block, [&](int64_t begin, int64_t end, T* to) {
-      k.pack_columns(from, columns, columns, last - first, k.backward_block, begin, end, to);
-    });
+    return pack_columns_of(k, m.narrow(0, first, last - first), k.backward_block);
   };
   for (int p = 0; p < k.phases && w.w_hh.defined(); ++p)
     out.keep(out.panels.phase[p],

@@ -1,4 +1,5 @@
-// Products of many rows with a matrix that is packed first.
+// Products of many rows with a matrix that is packed first. Where T is float both may be of bfloat16: then the products
+// are of pairs (cpu/product.h), and their sums float as well.
 #pragma once
 
 #include "ops/few_rows.h"
@@ -7,11 +8,53 @@ namespace seq::ops {
 
 template <class T, class Pack>
 at::Tensor packed(const at::Tensor& like, int64_t blocks, int64_t numel_per_block, const Pack& pack) {
-  at::Tensor out = at::empty({blocks * numel_per_block}, like.options());
+  at::Tensor out = at::empty({blocks * numel_per_block}, like.options().dtype(c10::CppTypeToScalarType<T>::value));
   T* to = out.template mutable_data_ptr<T>();
   at::parallel_for(0, blocks, std::max<int64_t>(1, 65536 / std::max<int64_t>(numel_per_block, 1)),
                    [&](int64_t begin, int64_t end) { pack(begin, end, to); });
   return out;
+}
+
+inline bool of_pairs(const at::Tensor& t) { return t.scalar_type() == at::kBFloat16; }
+
+// m [R, K] as it is, or of bfloat16 as rows of pairs: the last filled up with 0, the stride even.
+inline at::Tensor in_pairs(const at::Tensor& m) {
+  if (!of_pairs(m)) return m;
+  if (m.size(1) % 2 != 0) return at::constant_pad_nd(m, {0, 1});
+  return m.stride(0) % 2 == 0 ? m : m.contiguous();
+}
+
+template <class T>
+const T* numbers(const at::Tensor& t) {
+  return of_pairs(t) ? static_cast<const T*>(t.const_data_ptr()) : t.template const_data_ptr<T>();
+}
+
+// The columns of m [rows, columns], rows apart by its stride, in panels of `block`.
+template <class T>
+at::Tensor pack_columns_of(const cpu::Kernels<T>& k, const at::Tensor& m, int64_t block) {
+  const int64_t rows = m.size(0), columns = m.size(1), ld = m.stride(0), blocks = (columns + block - 1) / block;
+  if constexpr (sizeof(T) == 4) {
+    if (of_pairs(m))
+      return packed<T>(m, blocks, (rows + 1) / 2 * block, [&](int64_t begin, int64_t end, T* to) {
+        k.pack_pairs(static_cast<const uint16_t*>(m.const_data_ptr()), ld, columns, rows, block, begin, end, to);
+      });
+  }
+  const T* from = m.template const_data_ptr<T>();
+  return packed<T>(m, blocks, rows * block, [&](int64_t begin, int64_t end, T* to) {
+    k.pack_columns(from, ld, columns, rows, block, begin, end, to);
+  });
+}
+
+// The gates [first, last) of w [gates * units, K], contiguous, in panels of `block` units.
+template <class T>
+at::Tensor pack_gates_of(const cpu::Kernels<T>& k, const at::Tensor& w, int64_t units, int first, int last,
+                         int64_t block) {
+  const at::Tensor m = in_pairs(w);
+  const int64_t K = of_pairs(m) ? m.size(1) / 2 : m.size(1);
+  const T* from = numbers<T>(m);
+  return packed<T>(m, (units + block - 1) / block, K * (last - first) * block, [&](int64_t begin, int64_t end, T* to) {
+    k.pack_gates(from, K, units, first, last, K, block, begin, end, to);
+  });
 }
 
 // A matrix [K, N] in panels.
@@ -22,45 +65,41 @@ class PackedMatrix {
 
   // b [K, N], rows apart by its stride.
   static PackedMatrix of(const cpu::Kernels<T>& k, const at::Tensor& b) {
-    const int64_t K = b.size(0), N = b.size(1), ld = b.stride(0), block = k.gemm_block;
-    const T* from = b.template const_data_ptr<T>();
-    return {k, K, N, packed<T>(b, (N + block - 1) / block, K * block, [&](int64_t begin, int64_t end, T* to) {
-              k.pack_columns(from, ld, N, K, block, begin, end, to);
-            })};
+    return {k, b.size(0), b.size(1), of_pairs(b), pack_columns_of(k, b, k.gemm_block)};
   }
 
   // The transpose of w [N, K], contiguous.
   static PackedMatrix transposed(const cpu::Kernels<T>& k, const at::Tensor& w) {
-    const int64_t N = w.size(0), K = w.size(1), block = k.gemm_block;
-    const T* from = w.template const_data_ptr<T>();
-    return {k, K, N, packed<T>(w, (N + block - 1) / block, K * block, [&](int64_t begin, int64_t end, T* to) {
-              k.pack_gates(from, K, N, 0, 1, K, block, begin, end, to);
-            })};
+    return {k, w.size(1), w.size(0), of_pairs(w), pack_gates_of(k, w, w.size(0), 0, 1, k.gemm_block)};
   }
 
   bool defined() const { return panels_.defined(); }
 
-  // out [M, N] = a [M, K] b (+ bias); with `add` out += a b. a contiguous in its rows, or the transpose of such a one.
+  // out [M, N] = a [M, K] b (+ bias); with `add` out += a b. a contiguous in its rows, or the transpose of such a one;
+  // of bfloat16 if b is.
   void multiply(const at::Tensor& a, at::Tensor out, const at::Tensor& bias = {}, bool add = false) const {
-    const int64_t M = a.size(0), tile = kernels_->gemm_rows;
+    const int64_t M = a.size(0), tile = kernels_->gemm_rows, K = pairs_ ? (K_ + 1) / 2 : K_;
     cpu::Gemm<T> g;
     g.transposed = a.stride(1) != 1 && a.stride(0) == 1;
-    g.a = a.template const_data_ptr<T>(), g.lda = a.stride(g.transposed ? 1 : 0);
-    g.panels = panels_.template const_data_ptr<T>(), g.K = K_, g.N = N_;
+    g.pairs = pairs_, g.odd = K_ % 2 != 0;
+    const at::Tensor rows = g.transposed ? a : in_pairs(a);
+    g.a = numbers<T>(rows), g.lda = g.transposed ? a.stride(1) : rows.stride(0) / (pairs_ ? 2 : 1);
+    g.panels = panels_.template const_data_ptr<T>(), g.K = K, g.N = N_;
     g.bias = bias.defined() ? bias.template const_data_ptr<T>() : nullptr, g.add = add;
     g.out = out.template mutable_data_ptr<T>(), g.ldo = out.stride(0);
     constexpr int64_t kMultiplyAddsPerTask = 1 << 20;
-    const int64_t grain = std::max<int64_t>(1, kMultiplyAddsPerTask / std::max<int64_t>(1, tile * K_ * N_));
+    const int64_t grain = std::max<int64_t>(1, kMultiplyAddsPerTask / std::max<int64_t>(1, tile * K * N_));
     at::parallel_for(0, (M + tile - 1) / tile, grain,
                      [&](int64_t begin, int64_t end) { kernels_->gemm(g, begin * tile, std::min(end * tile, M)); });
   }
 
  private:
-  PackedMatrix(const cpu::Kernels<T>& kernels, int64_t K, int64_t N, at::Tensor panels)
-      : kernels_(&kernels), K_(K), N_(N), panels_(std::move(panels)) {}
+  PackedMatrix(const cpu::Kernels<T>& kernels, int64_t K, int64_t N, bool pairs, at::Tensor panels)
+      : kernels_(&kernels), K_(K), N_(N), pairs_(pairs), panels_(std::move(panels)) {}
 
   const cpu::Kernels<T>* kernels_ = nullptr;
   int64_t K_ = 0, N_ = 0;
+  bool pairs_ = false;
   at::Tensor panels_;
 };
 

@@ -45,8 +45,9 @@ class LayerBackward {
         products_{kernels_, layer, engine},
         weight_gradients_(products_, plan_, needs),
         options_(a.x.options().dtype(layer.compute)),
-        states_(a, layer) {
-    x_ = flat_rows(a.x, layer);
+        states_(a, layer),
+        pairs_(of_pairs(layer, engine) && needs.groups == 0) {
+    x_ = flat_rows(a.x, layer, pairs_);
     y_ = s.y.to(layer.compute).contiguous();
     c_all_ = s.c_all.contiguous();
     grad_y_ = computed(s.grad_y, layer), grad_c_all_ = computed(s.grad_c_all, layer);
@@ -93,11 +94,12 @@ class LayerBackward {
   void set_up_direction(int64_t d, int64_t rows) {
     const int64_t gates = layer_.cell.gates * layer_.hidden;
     auto& dir = directions_[d];
-    dir.weights = direction_weights(a_, layer_, d);
+    dir.weights = direction_weights(a_, layer_, d, pairs_);
     dir.grads = empty_gradients(dir.weights, needs_, d, layer_);
     if (engine_ == Engine::kPanel && needs_.x) dir.w_ih = PackedMatrix<T>::of(kernels_, dir.weights.w_ih);
-    dir.dgx = at::empty({rows, gates}, options_);
-    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, gates}, options_);
+    const at::TensorOptions of_gates = pairs_ ? a_.x.options() : options_;
+    dir.dgx = at::empty({rows, gates}, of_gates);
+    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, gates}, of_gates);
     if (layer_.output_later()) dir.dh_out = at::empty({rows, layer_.width}, options_);
     if (layer_.cell.norms_state) dir.dc_normed = at::empty({layer_.batch, layer_.hidden}, options_);
     dir.dph = layer_.cell.norms > 0 ? at::empty({rows, gates}, options_) : dir.dgh;
@@ -134,8 +136,9 @@ class LayerBackward {
       w.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, number) : at::zeros({S - 1, B, H}, options_), 1);
       b.dc = w.dc.template mutable_data_ptr<T>();
     }
-    b.dgx = dir.dgx.template mutable_data_ptr<T>() + products_.gates_at(head);
-    b.dgh = dir.dgh.template mutable_data_ptr<T>() + products_.gates_at(head);
+    b.dgx = static_cast<T*>(dir.dgx.mutable_data_ptr()) + products_.gates_at(head);
+    b.dgh = static_cast<T*>(dir.dgh.mutable_data_ptr()) + products_.gates_at(head);
+    b.halves = pairs_;
     const auto written = [](const at::Tensor& t) { return t.defined() ? t.template mutable_data_ptr<T>() : nullptr; };
     b.dh_out = written(dir.dh_out), b.dc_normed = written(dir.dc_normed);
     if (layer_.cell.norms > 0) b.d_product = written(dir.dph), b.d_unit = written(dir.d_unit);
@@ -214,8 +217,10 @@ class LayerBackward {
   }
 
   at::Tensor gather_entering(int64_t w, const Chunk& c) const {
-    return gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_entering(walks_[w].b, s, k, c.r0, to); },
-                  c, layer_.head_width());
+    const at::Tensor h =
+        gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_entering(walks_[w].b, s, k, c.r0, to); }, c,
+               layer_.head_width());
+    return pairs_ ? h.to(layer_.dtype) : h;
   }
 
   void multiply_input(int64_t d, const Chunk& c, const at::Tensor& x) {
@@ -393,6 +398,7 @@ class LayerBackward {
   const WeightGradients<T> weight_gradients_;
   const at::TensorOptions options_;
   const States states_;
+  const bool pairs_;  // the products are of pairs of bfloat16
   at::Tensor x_, y_, c_all_, saved_, grad_y_, grad_c_all_;
   at::Tensor dx_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, order_;
   bool lean_ = false, marked_ = false, dx_once_ = false;

@@ -23,7 +23,7 @@ struct WalkForward {
   DirectionWeights weights;
   PackedWeights<T> packed;
   Forward<T> f;
-  at::Tensor h, dropped, c, operand, gh;
+  at::Tensor h, halves, dropped, c, operand, gh;
 };
 
 // The results in the type of computation.
@@ -104,7 +104,8 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
   const auto options = a.x.options().dtype(layer.compute);
 
   const States states(a, layer);
-  const at::Tensor x = flat_rows(a.x, layer);
+  const bool pairs = of_pairs(layer, engine);
+  const at::Tensor x = flat_rows(a.x, layer, pairs);
   const bool norms = layer.cell.norms > 0, scratch = (kernels.phases > 1 || layer.cell.norms_state) && !kept.gates;
   // No walk visits the rows past a length: there y is 0, and so is the rest, that two runs give the same.
   if (plan.plan.order) {
@@ -117,7 +118,7 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
   std::vector<DirectionForward<T>> directions(D);
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = directions[d];
-    dir.weights = direction_weights(a, layer, d);
+    dir.weights = direction_weights(a, layer, d, pairs);
     if (engine == Engine::kPanel) dir.w_ih = PackedMatrix<T>::transposed(kernels, dir.weights.w_ih);
     dir.gx = at::empty({chunk_rows, G * layer.hidden}, options);
     if (scratch) dir.scratch = at::empty({chunk_rows, layer.saved_width}, options);
@@ -155,6 +156,12 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
     w.f.gx = directions[d].gx.template const_data_ptr<T>() + head * G * H;
     w.f.b_hh = data_or_null<T>(w.weights.b_hh);
     fill_entering(w.f, plan);
+    if (pairs) {
+      w.halves = at::zeros({2, B, (H + 31) / 32 * 32}, a.x.options());
+      w.halves.narrow(2, 0, H).copy_(w.h);
+      w.f.halves_stride = w.halves.stride(1);
+      for (int half = 0; half < 2; ++half) w.f.halves[half] = static_cast<uint16_t*>(w.halves[half].mutable_data_ptr());
+    }
   }
 
   const Team team = make_team(layer, plan.dense());

@@ -85,9 +85,9 @@ class WeightGradients {
   void sum_rows(const DirectionWeights& g, const GateGradients& f, bool add) const {
     const auto sum = [&](at::Tensor out, const at::Tensor& rows) {
       if (add)
-        out.add_(rows.sum(0));
+        out.add_(rows.sum(0, false, out.scalar_type()));
       else
-        at::sum_out(out, rows, 0);
+        at::sum_out(out, rows, 0, false, out.scalar_type());
     };
     if (g.w_ih.defined()) products_.multiply(g.w_ih, f.dpx.t(), f.x, add);
     if (g.b_ih.defined()) sum(g.b_ih, f.dgx);
