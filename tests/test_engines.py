@@ -68,9 +68,19 @@ def test_half_types_against_torch_nn(instruction_set, kind, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("engine", seqcuda.engines())
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before", "lstm_layer_norm"])
-def test_half_types_with_all_options(cell, engine, dtype):
-    problem = Problem(cell, T=7, B=5, I=3, H=17, reverse=(False, True), ragged="lengths", resets=True)
+@pytest.mark.parametrize("H", [17, 18])
+def test_half_types_with_all_options(H, cell, engine, dtype):
+    problem = Problem(cell, T=7, B=5, I=3, H=H, reverse=(False, True), ragged="lengths", resets=True)
     check(problem, dtype, engine)
+
+
+@pytest.mark.parametrize("save", ["all", "states", "16"])
+@pytest.mark.parametrize("cell", ["rnn_relu", "lstm", "gru"])
+def test_half_types_of_many_rows_and_steps(instruction_set, cell, save):
+    """More than a chunk, a tile of rows and a block of units, and an odd number of each: of pairs one is left over."""
+    for ragged in ("no", "packed", "lengths"):
+        problem = Problem(cell, T=71, B=15, I=33, H=54, reverse=(True,), ragged=ragged, save=save)
+        check(problem, torch.bfloat16, "panel")
 
 
 @pytest.mark.parametrize("engine", seqcuda.engines())
