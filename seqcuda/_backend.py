@@ -70,6 +70,7 @@ _CELLS = frozenset(compiled.cells()) if compiled else frozenset()
 _TANGENTS = _devices_with("sequence_tangent")
 _STACKS = _devices_with("stack")
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_QUICK = ("auto", "panel")  # engines that `quick_call` has a way to
 _NAMES = ("auto", "reference", *dict.fromkeys(name for names in _ENGINES.values() for name in names))
 
 
@@ -166,9 +167,10 @@ def quick_call(
             state are.
         save: what training keeps: see `Walk`.
     """
-    if torch.compiler.is_compiling() or compiled is None or cell_name not in _CELLS or selected() != "auto":
+    engine = selected()
+    if torch.compiler.is_compiling() or compiled is None or cell_name not in _CELLS or engine not in _QUICK:
         return None
-    return compiled.quick_call(cell_name, input, hx, weights, layers, directions, batch_first, str(save))
+    return compiled.quick_call(cell_name, input, hx, weights, layers, directions, batch_first, str(save), engine)
 
 
 def forward_mode() -> bool:

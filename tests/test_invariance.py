@@ -86,6 +86,27 @@ def test_chunks_of_time(kind, size, dtype):
         assert torch.equal(y_t, y[t])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [1, 2, 3, 17, 32, 33])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_single_steps(instruction_set, kind, batch, dtype):
+    """They read the weights as they lie, up to 32 rows; more than one part of a long sum, blocks cut short."""
+    for I, H in ((1100, 37), (33, 150), (1, 1)):
+        layer, x = layer_and_input(kind, (3, batch, I, H), dtype, num_layers=2)
+        y, final = layer(x)
+        stream = layer.stream(batch)
+        assert torch.equal(torch.stack([stream(x_t) for x_t in x]), y)
+        assert all(map(torch.equal, tensors(stream.state), tensors(final)))
+        cell = getattr(seqcuda, f"{kind}Cell")(I, H, dtype=dtype)
+        cell.load_state_dict({name.removesuffix("_l0"): w for name, w in layer.state_dict().items() if "_l0" in name})
+        hx = None
+        first = getattr(seqcuda, kind)(I, H, dtype=dtype)
+        first.load_state_dict({name: w for name, w in layer.state_dict().items() if "_l0" in name})
+        for x_t, y_t in zip(x, first(x)[0], strict=True):
+            hx = cell(x_t, hx)
+            assert torch.equal(tensors(hx)[0], y_t)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_threads(kind, size):
     layer, x = layer_and_input(kind, size, torch.float32, bidirectional=True)

@@ -45,11 +45,13 @@ struct GemmWalk {
 
   static SEQ_INLINE int rows_of(int64_t i, int64_t end) { return static_cast<int>(end - i < kTile ? end - i : kTile); }
 
+  // How many lines of a panel a part of K has.
+  static constexpr int64_t kLongest = 1024;
+  static SEQ_INLINE int64_t part(int64_t K) { return even_part(K, K > kLongest ? 512 : 768); }
+
   template <bool kPairs>
   static void rows(const Gemm<T>& g, int64_t begin, int64_t end) {
-    constexpr int64_t kPart = 768, kLongest = 1024, kCut = 512;  // lines of a panel
-    const bool cut = g.K > kLongest;
-    const int64_t depth = even_part(g.K, cut ? kCut : kPart), together = cut ? depth : g.K + 1;  // of no K, one part
+    const int64_t depth = part(g.K), together = g.K > kLongest ? depth : g.K + 1;  // of no K, one part
     const int64_t at_once = (kStreamed / (together * kTile) + 1) * kTile;
     for (int64_t i0 = begin; i0 < end; i0 += at_once) {
       const int64_t i1 = i0 + at_once < end ? i0 + at_once : end;

@@ -96,7 +96,12 @@ struct Kernels {
   // Rows [begin, end) of w times the `batch` rows of x, weights as they lie.
   void (*dot_rows)(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
                    const T* bias, T* out, int64_t ldo);
-  // The same with weights of a half type: float only. scratch: 4 * K numbers.
+  // The same, contiguous, with the bits of engine "panel", for up to ordered_most rows of x: blocks [begin, end) of
+  // ordered_block rows of w [R, K]. parts: as gemm sums, else as the products of a walk.
+  int64_t ordered_most, ordered_block;
+  void (*ordered_rows)(const T* w, int64_t R, int64_t K, bool parts, int64_t begin, int64_t end, const T* x,
+                       int64_t batch, const T* bias, T* out);
+  // dot_rows with weights of a half type: float only. scratch: 4 * K numbers.
   void (*dot_bfloat16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
                             int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
   void (*dot_float16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,

@@ -28,6 +28,7 @@ using cpu::Share;
 #include "cpu/forward.h"
 #include "cpu/gemm.h"
 #include "cpu/norm.h"
+#include "cpu/ordered.h"
 #include "cpu/outer.h"
 #include "cpu/tangent.h"
 
@@ -46,6 +47,8 @@ constexpr cpu::Kernels<T> table_of() {
   k.outer = &OuterWalk<T>::run;
   k.pack_gates = &pack_gates<T>, k.pack_columns = &pack_columns<T>;
   k.dot_rows = &dot_rows<T>;
+  using O = OrderedRows<T>;
+  k.ordered_most = O::kMost, k.ordered_block = O::kBlock, k.ordered_rows = &O::run;
   k.add_rows = &add_rows<AsTheyAre<T>, T>, k.outer_rows = &outer_rows<AsTheyAre<T>, T>;
   if constexpr (sizeof(T) == 4) {
     k.dot_bfloat16_rows = &dot_half_rows<Rounding::kBfloat16>;

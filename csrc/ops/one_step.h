@@ -40,9 +40,26 @@ struct OneStepInputs {
   const at::Tensor &w_ih, &w_hh;
 };
 
+// Whether engine "panel" runs a single step so: with its own bits, but with the weights as they lie.
+template <class T>
+bool panel_takes_one_step(const cpu::Kernels<T>& kernels, at::ScalarType dtype, int64_t batch, int64_t input) {
+  return dtype == c10::CppTypeToScalarType<T>::value && batch <= kernels.ordered_most && input > 0;
+}
+
+// w [R, K] of T, contiguous.
+template <class T>
+void multiply_in_order(const cpu::Kernels<T>& kernels, const at::Tensor& w, bool parts, const T* x, int64_t B,
+                       const T* bias, T* out) {
+  const int64_t R = w.size(0), K = w.size(1), block = kernels.ordered_block;
+  const T* from = w.const_data_ptr<T>();
+  at::parallel_for(
+      0, (R + block - 1) / block, std::max<int64_t>(1, few_rows::grain(K) / block),
+      [&](int64_t begin, int64_t end) { kernels.ordered_rows(from, R, K, parts, begin, end, x, B, bias, out); });
+}
+
 template <class T>
 void one_step(const CellCounts& cell, const OneStepInputs<T>& in, int64_t B, Rounding rounding,
-              const OneStepResults<T>& to) {
+              const OneStepResults<T>& to, Engine engine = Engine::kStepwise) {
   const cpu::Kernels<T>& kernels = *cpu::kernels<T>(cell.index);
   const int64_t H = in.w_hh.size(1), GH = in.w_hh.size(0);
   const std::unique_ptr<T[]> gates(new T[(2 * GH + H) * B]);
@@ -52,10 +69,14 @@ void one_step(const CellCounts& cell, const OneStepInputs<T>& in, int64_t B, Rou
   one.set_walk(f, cell, H);
   f.rounding = rounding;
   f.y = to.y, f.c_all = to.c_all, f.saved = to.saved;
-  few_rows::multiply(kernels, in.w_ih, in.x, B, in.b_ih, gx);
-  if (in.h) {
-    few_rows::multiply<T>(kernels, in.w_hh, in.h, B, nullptr, gh);
+  if (engine == Engine::kPanel) {
+    multiply_in_order(kernels, in.w_ih, /*parts=*/true, in.x, B, in.b_ih, gx);
+    if (in.h) multiply_in_order<T>(kernels, in.w_hh, /*parts=*/false, in.h, B, nullptr, gh);
   } else {
+    few_rows::multiply(kernels, in.w_ih, in.x, B, in.b_ih, gx);
+    if (in.h) few_rows::multiply<T>(kernels, in.w_hh, in.h, B, nullptr, gh);
+  }
+  if (!in.h) {
     std::fill_n(gh, B * GH, T(0));
     std::fill_n(zeros, B * H, T(0));
   }

@@ -50,6 +50,7 @@ struct Call {
   at::Tensor x, h, c;
   bool has_batch = true, batch_first = false;
   int64_t steps = 1, batch = 1, hidden = 0;
+  bool panel = false;
 
   // What comes before H in a state argument.
   c10::SmallVector<int64_t, 3> state_shape() const {
@@ -127,12 +128,14 @@ at::Tensor of_layer(const at::Tensor& state, int64_t layer, int64_t layers) {
 // One step of layers in one direction, or of a cell; false where `step` does not take it.
 bool run_steps(const Call& call, Outputs& out) {
   if (call.steps != 1 || call.directions != 1) return false;
+  if (call.panel && at::GradMode::is_enabled()) return false;
   std::vector<StepTensors> layers = call.weights;
   for (int64_t l = 0; l < call.layers; ++l) {
     StepTensors& t = layers[l];
     if (l == 0) t.x = call.x;
     t.h = of_layer(call.h, l, call.layers), t.c = of_layer(call.c, l, call.layers);
     if (!step_takes(call.cell, t, call.x.scalar_type(), call.batch, call.hidden)) return false;
+    if (call.panel && !panel_step_takes(call.cell, call.x.scalar_type(), call.batch, t.w_ih.size(1))) return false;
   }
   c10::SmallVector<int64_t, 3> states = call.state_shape(), output(call.x.sizes());
   output.back() = call.hidden;
@@ -142,7 +145,7 @@ bool run_steps(const Call& call, Outputs& out) {
   std::vector<at::Tensor> hs, cs;
   for (StepTensors& t : layers) {
     if (!t.x.defined()) t.x = out.y;
-    const StepOutputs step_out = step(call.cell, t, call.batch, of_one, shape);
+    const StepOutputs step_out = (call.panel ? panel_step : step)(call.cell, t, call.batch, of_one, shape);
     out = {step_out.y, step_out.h, step_out.c};
     if (call.layers > 1) {
       hs.push_back(out.h);
@@ -207,18 +210,21 @@ Outputs run_layers(const Call& call, const std::string& save) {
 }  // namespace
 
 py::object quick_call(const std::string& name, py::handle input, py::handle hx, py::handle weights, int64_t layers,
-                      int64_t directions, bool batch_first, const std::string& save) {
+                      int64_t directions, bool batch_first, const std::string& save, const std::string& engine) {
   Call call{cell_counts(name), layers == 0, std::max<int64_t>(layers, 1), directions, {}, {}, {}, {}};
-  call.batch_first = batch_first;
+  call.batch_first = batch_first, call.panel = engine == "panel";
   if (!nobody_looks() || !as_plain(input.ptr(), call.x) || !parse_states(hx, call) || !parse_weights(weights, call) ||
       !fits(call))
     return py::none();
   Outputs out;
+  bool done = false;
   {
     const py::gil_scoped_release no_gil;
     RECORD_FUNCTION("seqcuda::call", std::vector<c10::IValue>{});
-    if (!run_steps(call, out)) out = run_layers(call, save);
+    done = run_steps(call, out);
+    if (!done && !call.panel) out = run_layers(call, save), done = true;
   }
+  if (!done) return py::none();
   const auto pair = [](const at::Tensor& a, const at::Tensor& b) -> py::object { return py::make_tuple(a, b); };
   const bool one = call.is_cell;
   const py::object final = out.c.defined() ? pair(out.h, out.c) : one ? py::make_tuple(out.h) : py::cast(out.h);

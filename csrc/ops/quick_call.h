@@ -13,9 +13,10 @@ namespace seq::ops {
 //
 // input: (B, I) or (I); for a stack (T, B, I), (B, T, I) with batch_first, or (T, I).
 // hx: None, a tensor, or for a cell with two states a pair. weights: as in torch.nn, with None for a missing bias.
-// save: what training keeps, "all" or "states".
+// save: what training keeps, "all" or "states". engine: "auto", or "panel", which this way has for single steps without
+// gradients.
 pybind11::object quick_call(const std::string& cell, pybind11::handle input, pybind11::handle hx,
                             pybind11::handle weights, int64_t layers, int64_t directions, bool batch_first,
-                            const std::string& save);
+                            const std::string& save, const std::string& engine);
 
 }  // namespace seq::ops

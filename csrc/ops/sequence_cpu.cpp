@@ -213,7 +213,7 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
 
 // One step of one direction, as the cells and the streams of a layer call it: no plan, no buffers but the results.
 template <class T>
-void single_step(const Arguments& a, const Layer& layer, const Kept& kept, const Results& out) {
+void single_step(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine, const Results& out) {
   OneStepResults<T> to;
   to.h = out.h_n.template mutable_data_ptr<T>(), to.y = out.y.template mutable_data_ptr<T>();
   if (layer.extra() > 0) to.c = out.c_n.template mutable_data_ptr<T>();
@@ -229,7 +229,7 @@ void single_step(const Arguments& a, const Layer& layer, const Kept& kept, const
                             data_or_null<T>(b_hh),
                             w_ih,
                             w_hh};
-  one_step(layer.cell, in, layer.batch, layer.rounding(), to);
+  one_step(layer.cell, in, layer.batch, layer.rounding(), to, engine);
 }
 
 bool is_single_step(const Arguments& a, const Layer& layer) {
@@ -240,8 +240,10 @@ bool is_single_step(const Arguments& a, const Layer& layer) {
 
 template <class T>
 void forward(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine, const Results& out) {
-  if (engine == Engine::kStepwise && is_single_step(a, layer))
-    single_step<T>(a, layer, kept, out);
+  const auto& kernels = *cpu::kernels<T>(layer.cell.index);
+  if (is_single_step(a, layer) &&
+      (engine == Engine::kStepwise || panel_takes_one_step(kernels, layer.dtype, layer.batch, layer.input)))
+    single_step<T>(a, layer, kept, engine, out);
   else
     run<T>(a, layer, kept, engine, out);
 }

@@ -44,7 +44,7 @@ void set_kept(OneStepResults<T>& to, const Sizes& n, const at::Tensor& kept) {
 // `kept` is undefined in inference.
 template <class T>
 void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const StepOutputs& out,
-             const at::Tensor& kept) {
+             const at::Tensor& kept, Engine engine) {
   OneStepResults<T> to;
   to.h = to.y = out.h.mutable_data_ptr<T>();
   if (n.extra > 0) to.c = out.c.mutable_data_ptr<T>();
@@ -56,7 +56,7 @@ void forward(const CellCounts& cell, const StepTensors& t, const Sizes& n, const
                             data_or_null<T>(t.b_hh),
                             t.w_ih,
                             t.w_hh};
-  one_step(cell, in, n.B, Rounding::kNone, to);
+  one_step(cell, in, n.B, Rounding::kNone, to, engine);
   if (out.y.defined()) std::copy_n(to.h, n.B * n.H, out.y.mutable_data_ptr<T>());
 }
 
@@ -185,7 +185,7 @@ Gradients gradients(const CellCounts& cell, const StepTensors& t, const at::Tens
 }
 
 StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
-                    std::optional<at::IntArrayRef> output, at::Tensor* kept) {
+                    std::optional<at::IntArrayRef> output, at::Tensor* kept, Engine engine = Engine::kStepwise) {
   const Sizes n(cell, t, batch);
   StepOutputs out{output ? empty(*output, t.x) : at::Tensor(), empty(states, t.x),
                   n.extra > 0 ? empty(states, t.x) : at::Tensor()};
@@ -196,10 +196,10 @@ StepOutputs compute(const CellCounts& cell, const StepTensors& t, int64_t batch,
   const at::Tensor keep = kept ? *kept : at::Tensor();
   switch (t.x.scalar_type()) {
     case at::kDouble:
-      forward<double>(cell, t, n, out, keep);
+      forward<double>(cell, t, n, out, keep, engine);
       break;
     case at::kFloat:
-      forward<float>(cell, t, n, out, keep);
+      forward<float>(cell, t, n, out, keep, engine);
       break;
     case at::kHalf:
       forward_half<at::Half>(cell, t, n, out, keep);
@@ -300,6 +300,16 @@ bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dty
       return false;
   }
   return true;
+}
+
+bool panel_step_takes(const CellCounts& cell, at::ScalarType dtype, int64_t batch, int64_t input) {
+  if (dtype == at::kDouble) return panel_takes_one_step(*cpu::kernels<double>(cell.index), dtype, batch, input);
+  return panel_takes_one_step(*cpu::kernels<float>(cell.index), dtype, batch, input);
+}
+
+StepOutputs panel_step(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
+                       std::optional<at::IntArrayRef> output) {
+  return compute(cell, t, batch, states, output, nullptr, Engine::kPanel);
 }
 
 StepOutputs step(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,

@@ -25,4 +25,9 @@ bool step_takes(const CellCounts& cell, const StepTensors& t, at::ScalarType dty
 StepOutputs step(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
                  std::optional<at::IntArrayRef> output);
 
+// The same by engine "panel", without gradients.
+bool panel_step_takes(const CellCounts& cell, at::ScalarType dtype, int64_t batch, int64_t input);
+StepOutputs panel_step(const CellCounts& cell, const StepTensors& t, int64_t batch, at::IntArrayRef states,
+                       std::optional<at::IntArrayRef> output);
+
 }  // namespace seq::ops
