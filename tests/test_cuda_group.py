@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import cuda_emulation
 import pytest
 import torch
 from cuda_emulation import fault
@@ -36,6 +41,27 @@ def test_who_waits_in_vain_gives_up_and_the_next_call_works(emulated):
     with fault(emulated, "lost counts"), pytest.raises(RuntimeError, match="engine group gave up"):
         run(emulated, problem, torch.bfloat16)
     check(emulated, problem, torch.bfloat16)
+
+
+def test_a_host_without_memory_is_not_remembered():
+    """In a process of its own: what it has once been given it keeps. The emulation refuses memory to whoever is not
+    apart from graphs that are being captured."""
+    program = """
+import cuda_emulation
+import pytest
+import torch
+from test_cuda_group import check
+from walks import Problem
+emulated = cuda_emulation.load()
+with cuda_emulation.fault(emulated, "no host memory"), pytest.raises(RuntimeError, match="no memory of the host"):
+    check(emulated, Problem("gru"), torch.bfloat16)
+check(emulated, Problem("gru"), torch.bfloat16)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True, text=True, timeout=600, check=False, cwd=cuda_emulation.ROOT,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("name", ["no barriers", "shifted index"])

@@ -1,5 +1,6 @@
 #include "cuda/group.h"
 
+#include <mutex>
 #include <optional>
 
 #include "cuda/cluster_limits.h"
@@ -54,14 +55,19 @@ ClusterShape group_forward_shape(const ClusterLayer& layer) { return *widest_sha
 ClusterShape group_backward_shape(const ClusterLayer& layer) { return *widest_shape<BackwardLayout>(layer, Limits()); }
 
 int* group_failure() {
-  static int* const failure = [] {
-    void* memory = nullptr;
-    if (cudaHostAlloc(&memory, sizeof(int), cudaHostAllocPortable | cudaHostAllocMapped) != cudaSuccess) {
-      (void)cudaGetLastError();
-      return static_cast<int*>(nullptr);
-    }
-    return new (memory) int(0);
-  }();
+  static std::mutex guard;
+  static int* failure = nullptr;
+  const std::lock_guard lock(guard);
+  if (failure) return failure;
+  // A graph that is being captured, by any thread, would refuse this, which is no part of it.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  (void)cudaThreadExchangeStreamCaptureMode(&mode);
+  void* memory = nullptr;
+  if (cudaHostAlloc(&memory, sizeof(int), cudaHostAllocPortable | cudaHostAllocMapped) == cudaSuccess)
+    failure = new (memory) int(0);
+  else
+    (void)cudaGetLastError();
+  (void)cudaThreadExchangeStreamCaptureMode(&mode);
   return failure;
 }
 

@@ -19,7 +19,7 @@ ClusterShape group_forward_shape(const ClusterLayer& layer);
 ClusterShape group_backward_shape(const ClusterLayer& layer);
 
 // In memory of the host that kernels write to: not 0 once a block has waited in vain, for all that have run so far.
-// Null where there is no such memory.
+// Null where there is no such memory now.
 int* group_failure();
 
 }  // namespace seq::cuda

@@ -354,6 +354,7 @@ void with_warp(uint32_t* words, unsigned count, void (*act)(uint32_t* of_all)) {
 }
 
 void set_fault(Fault f) { fault = f; }
+bool no_host_memory() { return fault == Fault::kNoHostMemory; }
 void set_seed(uint64_t seed) { order.seed(seed); }
 
 }  // namespace emulation

@@ -95,10 +95,12 @@ enum class Fault {
   kNoBarriers,    // barriers of every kind let everybody pass
   kShiftedIndex,  // the last thread of a block takes itself for its neighbour
   kLostCounts,    // nothing is raised
+  kNoHostMemory,  // the host has no memory that kernels could write to
   kNoWaits,       // no stream waits but that of the host
   kNoJoin,        // that one does not wait
 };
 void set_fault(Fault fault);
+bool no_host_memory();  // that fault
 void set_seed(uint64_t seed);
 
 }  // namespace emulation

@@ -68,6 +68,7 @@ void set_fault(const std::string& name) {
                                                    {"no barriers", Fault::kNoBarriers},
                                                    {"shifted index", Fault::kShiftedIndex},
                                                    {"lost counts", Fault::kLostCounts},
+                                                   {"no host memory", Fault::kNoHostMemory},
                                                    {"no waits", Fault::kNoWaits},
                                                    {"no join", Fault::kNoJoin}};
   TORCH_CHECK_VALUE(faults.contains(name), "no fault is named ", name);

@@ -35,7 +35,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
 inline float __uint_as_float(unsigned v) { return std::bit_cast<float>(v); }
 
-enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorLaunchFailure };
+enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorLaunchFailure, cudaErrorMemoryAllocation };
 
 namespace emulation {
 inline const char* last_error = nullptr;
@@ -58,8 +58,20 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeRelaxed };
+namespace emulation {
+inline thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+}
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, emulation::capture_mode);
+  return cudaSuccess;
+}
+
+// As while some thread captures a graph.
 constexpr unsigned cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
 inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  if (emulation::capture_mode != cudaStreamCaptureModeRelaxed || emulation::no_host_memory())
+    return cudaErrorMemoryAllocation;
   *memory = ::operator new(bytes);
   return cudaSuccess;
 }
