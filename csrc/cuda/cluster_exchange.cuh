@@ -121,6 +121,9 @@ struct ClusterBackwardExchange {
     const int owner = group / k.shape.owned;
     push(slot(k, tile, n, k.me.rank, group - owner * k.shape.owned), value, barrier(k, tile, n), owner);
   }
+  // After all groups of a warp.
+  template <class Kernel>
+  static __device__ __forceinline__ void given(const Kernel&, int /*tile*/) {}
 };
 
 }  // namespace

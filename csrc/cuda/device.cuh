@@ -113,11 +113,10 @@ __device__ __forceinline__ void copy_ahead(float* to, const float* from, bool ex
 // Until this thread sees what it has copied.
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// Makes what this warp has written to global memory known to whoever sees the count raised.
-__device__ __forceinline__ void raise(unsigned long long* count, int lane) {
-  __threadfence();
-  __syncwarp();
-  if (lane == 0) asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(count) : "memory");
+// Makes what this thread has written to global memory, and what others had before it met them at a barrier, known to
+// whoever sees the count raised.
+__device__ __forceinline__ void raise(unsigned long long* count) {
+  asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(count) : "memory");
 }
 
 // Until the count is `least` or more; what was written before is then seen. A count that nobody raises any more, or a

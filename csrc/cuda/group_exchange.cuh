@@ -67,7 +67,8 @@ struct GroupForwardExchange {
   }
   template <class Kernel>
   static __device__ __forceinline__ void given(const Kernel& k, int tile) {
-    raise(count_of(k, tile, k.group), k.me.lane);
+    warp_barrier();
+    if (k.me.lane == 0) raise(count_of(k, tile, k.group));
   }
 };
 
@@ -99,7 +100,12 @@ struct GroupBackwardExchange {
   template <class Kernel>
   static __device__ __forceinline__ void give(const Kernel& k, int tile, int n, int group, float4 value) {
     *slot(k, tile, n, group, k.me.rank) = value;
-    raise(count_of(k, tile, group), k.me.lane);
+  }
+  // A lane for each group, so that the warp makes known once what it has given to all.
+  template <class Kernel>
+  static __device__ __forceinline__ void given(const Kernel& k, int tile) {
+    warp_barrier();
+    for (int i = k.me.lane; i < k.groups_of_warp(); i += kWarpLanes) raise(count_of(k, tile, k.dh_group(i)));
   }
 };
 

@@ -34,10 +34,7 @@ inline void warp_barrier() {
   emulation::with_warp(&none, 1, [](uint32_t*) {});
 }
 
-inline void raise(unsigned long long* count, int lane) {
-  warp_barrier();
-  if (lane == 0) emulation::raise(count);
-}
+inline void raise(unsigned long long* count) { emulation::raise(count); }
 inline void wait_for(const unsigned long long* count, unsigned long long least, int* failed) {
   if (!emulation::wait_until_or_give_up([&] { return *count >= least; })) *failed = 1;
 }
