@@ -194,12 +194,8 @@ struct ClusterBackwardKernel {
   // The gradients of the states that enter step n, which the step before has left: the slots are added to dh, and where
   // the step began with a reset, its state takes them all.
   __device__ __forceinline__ void receive(int tile, int n, const bool (&reset)[2]) const {
-    Exchange::wait_for(*this, tile, n);
     float sums[4] = {};
-    for (int from = 0; from < shape.blocks; ++from) {
-      const float4 v = Exchange::taken(*this, tile, n, from);
-      sums[0] += v.x, sums[1] += v.y, sums[2] += v.z, sums[3] += v.w;
-    }
+    Exchange::take(*this, tile, n, sums);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       own_grad(tile, 0, i) += sums[i];

@@ -72,6 +72,10 @@ struct ClusterForwardExchange {
   static __device__ __forceinline__ void given(const Kernel&, int /*tile*/) {}
 };
 
+__device__ __forceinline__ void add(float (&sums)[4], float4 v) {
+  sums[0] += v.x, sums[1] += v.y, sums[2] += v.z, sums[3] += v.w;
+}
+
 // Parts of dh, four floats of each lane: a slot of each block for each group of the receiving block, in shared memory
 // twice for each tile: those of step n in buffer n % 2, with one barrier.
 struct ClusterBackwardExchange {
@@ -103,17 +107,13 @@ struct ClusterBackwardExchange {
   }
   static __device__ __forceinline__ void meet() { cluster_barrier(); }
 
-  // Before the slots of step n of a tile are read, by the warp that leads a group.
+  // Waits for what all blocks give to the group of this warp for step n of a tile, and adds it, block by block.
   template <class Kernel>
-  static __device__ __forceinline__ void wait_for(const Kernel& k, int tile, int n) {
+  static __device__ __forceinline__ void take(const Kernel& k, int tile, int n, float (&sums)[4]) {
     ByteBarrier* b = barrier(k, tile, n);
     wait(b, n / 2 % 2);
     if (k.me.warp == 0 && k.me.lane == 0) expect(b, bytes_of_slots(k));
-  }
-  // What block `from` has given to the group of this warp.
-  template <class Kernel>
-  static __device__ __forceinline__ float4 taken(const Kernel& k, int tile, int n, int from) {
-    return *slot(k, tile, n, from, k.me.warp);
+    for (int from = 0; from < k.shape.blocks; ++from) add(sums, *slot(k, tile, n, from, k.me.warp));
   }
   // To a group of any block.
   template <class Kernel>

@@ -21,6 +21,15 @@ __device__ __forceinline__ unsigned long long* count_of(const Kernel& k, int til
   return k.memory.counts + tile_of_all(k, tile) * k.shape.groups + group;
 }
 
+// Values that other blocks have written, of which `left` exist, or more than there is room for. All are on their way
+// before the first is used: each is a way to the L2 and back.
+template <class Value, int kAtOnce, class At>
+__device__ __forceinline__ void load_at_once(Value (&values)[kAtOnce], int left, const At& at) {
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i)
+    if (i < left) values[i] = load_fresh(at(i));
+}
+
 // h of all units. The warp that leads a group writes its operand; a warp takes what it multiplies into shared memory of
 // its own.
 struct GroupForwardExchange {
@@ -54,10 +63,18 @@ struct GroupForwardExchange {
     warp_barrier();
     const uint2* from = slots(k, tile, n, k.depth_begin) + k.me.lane;
     uint2* to = operand(k, tile, n, k.depth_begin) + k.me.lane;
-#pragma unroll 8
-    for (int left = (k.depth_end - k.depth_begin) * k.kDepths; left > 0; --left) {
-      *to = load_fresh(from);
-      to += kWarpLanes, from += kWarpLanes;
+    // Other conditions for the stores than for the loads: the same ones would have to be kept until then, for which a
+    // thread has too few predicates, and the last loads would wait for the first stores.
+    const uint2* const end = to + (k.depth_end - k.depth_begin) * k.kDepths * kWarpLanes;
+    constexpr int kAtOnce = 8;
+#pragma unroll 1
+    for (int left = (k.depth_end - k.depth_begin) * k.kDepths; left > 0; left -= kAtOnce) {
+      uint2 words[kAtOnce];
+      load_at_once(words, left, [&](int i) { return from + i * kWarpLanes; });
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i, to += kWarpLanes)
+        if (to < end) *to = words[i];
+      from += kAtOnce * kWarpLanes;
     }
   }
 
@@ -89,13 +106,17 @@ struct GroupBackwardExchange {
   static __device__ __forceinline__ void meet() { __syncthreads(); }
 
   template <class Kernel>
-  static __device__ __forceinline__ void wait_for(const Kernel& k, int tile, int n) {
+  static __device__ __forceinline__ void take(const Kernel& k, int tile, int n, float (&sums)[4]) {
     cuda::wait_for(count_of(k, tile, k.group), static_cast<int64_t>(n + 1) * k.shape.blocks, k.memory.failed);
     warp_barrier();
-  }
-  template <class Kernel>
-  static __device__ __forceinline__ float4 taken(const Kernel& k, int tile, int n, int from) {
-    return load_fresh(slot(k, tile, n, k.group, from));
+    constexpr int kAtOnce = 16;
+    for (int from = 0; from < k.shape.blocks; from += kAtOnce) {
+      float4 parts[kAtOnce];
+      load_at_once(parts, k.shape.blocks - from, [&](int i) { return slot(k, tile, n, k.group, from + i); });
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        if (from + i < k.shape.blocks) add(sums, parts[i]);
+    }
   }
   template <class Kernel>
   static __device__ __forceinline__ void give(const Kernel& k, int tile, int n, int group, float4 value) {
