@@ -36,11 +36,36 @@ def test_many_blocks(emulated, problem, dtype):
     check(emulated, problem, dtype)
 
 
-def test_who_waits_in_vain_gives_up_and_the_next_call_works(emulated):
-    problem = Problem("lstm", T=3, H=40)
-    with fault(emulated, "lost counts"), pytest.raises(RuntimeError, match="engine group gave up"):
-        run(emulated, problem, torch.bfloat16)
-    check(emulated, problem, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_who_waits_in_vain_gives_up_and_all_are_told(emulated, dtype):
+    """By NaN in what was not received, and by an error of the next call, once."""
+    inputs = Problem("lstm", T=3, H=40).inputs(dtype)
+    walk = (inputs.x, inputs.weights, inputs.h0, inputs.c0, *(None,) * 5)
+
+    def forward():
+        return emulated.sequence("lstm", *walk, (False,), "all", "group")
+
+    def backward(y, h_n, c_n, c_all, saved):
+        grads = (torch.ones_like(y), None, None, None)
+        needs = [True] + [False] * 12 + [w is not None for w in inputs.weights]
+        return emulated.sequence_backward("lstm", *grads, *walk, y, c_all, saved, (False,), "group", needs, 0)
+
+    expected = forward()
+    with fault(emulated, "lost counts"):
+        assert forward()[0].isnan().all()
+    with pytest.raises(RuntimeError, match="engine group gave up"):
+        forward()
+    assert torch.equal(forward()[0], expected[0])
+
+    dx, *_, of_weights = backward(*expected)
+    with fault(emulated, "lost counts"):
+        lost, *_, of_weights_lost = backward(*expected)
+    assert lost[:-1].isnan().all() and torch.equal(lost[-1], dx[-1])  # the last step waits for nobody
+    assert of_weights_lost[0].isnan().all()
+    with pytest.raises(RuntimeError, match="engine group gave up"):
+        backward(*expected)
+    again, *_, of_weights_again = backward(*expected)
+    assert torch.equal(again, dx) and torch.equal(of_weights_again[0], of_weights[0])
 
 
 def test_a_host_without_memory_is_not_remembered():

@@ -64,10 +64,10 @@ struct ClusterBackward : ClusterWalk {
 };
 
 // What engine "group" has in global memory: where blocks leave what they give each other, counts of that, zeros at
-// first, and in memory of the host whether a block has waited in vain.
+// first, whether a block has waited in vain, 0 at first, and the same in memory of the host.
 struct GroupMemory {
   void* slots = nullptr;
-  unsigned long long* counts = nullptr;
+  unsigned long long *counts = nullptr, *gave_up = nullptr;
   int* failed = nullptr;
 };
 

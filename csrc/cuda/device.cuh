@@ -120,22 +120,23 @@ __device__ __forceinline__ void raise(unsigned long long* count) {
 }
 
 // Until the count is `least` or more; what was written before is then seen. A count that nobody raises any more, or a
-// block that does not run, must not hang the GPU: after kPatience nanoseconds `failed`, in memory of the host, is set,
-// and nobody waits for long any more.
-__device__ __forceinline__ void wait_for(const unsigned long long* count, unsigned long long least, int* failed) {
+// block that does not run, must not hang the GPU: after kPatience nanoseconds `gave_up`, 0 at first, is set, and nobody
+// waits for long any more; who sets it sets `failed` as well, in memory of the host. False: in vain.
+__device__ __forceinline__ bool wait_for(const unsigned long long* count, unsigned long long least,
+                                         unsigned long long* gave_up, int* failed) {
   constexpr unsigned long long kPatience = 10'000'000'000;
   constexpr unsigned kPolls = 1024;  // between looks at the clock
   unsigned long long start = 0;
   for (unsigned polls = 1;; ++polls) {
     unsigned long long now;
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(count) : "memory");
-    if (now >= least) return;
+    if (now >= least) return true;
     if (polls % kPolls != 0) continue;
     unsigned long long time;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
     if (start == 0) start = time;
-    if (time - start > kPatience) *static_cast<volatile int*>(failed) = 1;
-    if (*static_cast<volatile int*>(failed)) return;
+    if (time - start > kPatience && atomicExch(gave_up, 1) == 0) *static_cast<volatile int*>(failed) = 1;
+    if (*static_cast<volatile unsigned long long*>(gave_up)) return false;
   }
 }
 
@@ -145,6 +146,12 @@ __device__ __forceinline__ float4 load_fresh(const float4* from) { return __ldcg
 
 // For the 32 threads of a warp.
 __device__ __forceinline__ void warp_barrier() { __syncwarp(); }
+// The same, and whether all of them say so.
+__device__ __forceinline__ bool warp_agrees(bool mine) {
+  const bool all = __all_sync(0xffffffffu, mine);
+  __syncwarp();  // a vote does not order memory
+  return all;
+}
 
 // The value of the lane whose number differs in the bits of `mask`.
 __device__ __forceinline__ uint32_t shuffle_xor(uint32_t value, int mask) {

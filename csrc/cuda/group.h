@@ -18,7 +18,8 @@ std::string group_refusal(const ClusterLayer& layer, int capability);
 ClusterShape group_forward_shape(const ClusterLayer& layer);
 ClusterShape group_backward_shape(const ClusterLayer& layer);
 
-// In memory of the host that kernels write to: not 0 once a block has waited in vain, for all that have run so far.
+// In memory of the host that kernels write to: not 0 once a block has waited in vain, of any walk. What it has not
+// received is NaN to it, so that results tell as well, as they must where a graph is replayed.
 // Null where there is no such memory now.
 int* group_failure();
 

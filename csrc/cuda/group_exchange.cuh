@@ -1,6 +1,6 @@
 // How the blocks of engine "group" give each other what they have computed: through global memory, in buffers that are
 // used in turn, with a count for each piece that its writers raise and its readers wait for, step after step. What
-// engine "cluster" says of when a buffer is free holds here as well.
+// engine "cluster" says of when a buffer is free holds here as well. What a reader has waited for in vain is NaN to it.
 #pragma once
 
 #include "cuda/cluster_exchange.cuh"
@@ -19,6 +19,11 @@ __device__ __forceinline__ int64_t tile_of_all(const Kernel& k, int tile) {
 template <class Kernel>
 __device__ __forceinline__ unsigned long long* count_of(const Kernel& k, int tile, int group) {
   return k.memory.counts + tile_of_all(k, tile) * k.shape.groups + group;
+}
+
+template <class Kernel>
+__device__ __forceinline__ bool wait_for_count(const Kernel& k, int tile, int group, unsigned long long least) {
+  return wait_for(count_of(k, tile, group), least, k.memory.gave_up, k.memory.failed);
 }
 
 // Values that other blocks have written, of which `left` exist, or more than there is room for. All are on their way
@@ -58,9 +63,9 @@ struct GroupForwardExchange {
   template <class Kernel>
   static __device__ __forceinline__ void wait_for(const Kernel& k, Source, int tile, int n, int i) {
     if (i != k.depth_begin) return;
-    for (int j = k.depth_begin + k.me.lane; j < k.depth_end; j += kWarpLanes)
-      cuda::wait_for(count_of(k, tile, j), n + 1, k.memory.failed);
-    warp_barrier();
+    bool mine = true;
+    for (int j = k.depth_begin + k.me.lane; j < k.depth_end; j += kWarpLanes) mine &= wait_for_count(k, tile, j, n + 1);
+    const bool received = warp_agrees(mine);
     const uint2* from = slots(k, tile, n, k.depth_begin) + k.me.lane;
     uint2* to = operand(k, tile, n, k.depth_begin) + k.me.lane;
     // Other conditions for the stores than for the loads: the same ones would have to be kept until then, for which a
@@ -73,7 +78,7 @@ struct GroupForwardExchange {
       load_at_once(words, left, [&](int i) { return from + i * kWarpLanes; });
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i, to += kWarpLanes)
-        if (to < end) *to = words[i];
+        if (to < end) *to = received ? words[i] : make_uint2(~0u, ~0u);
       from += kAtOnce * kWarpLanes;
     }
   }
@@ -107,8 +112,7 @@ struct GroupBackwardExchange {
 
   template <class Kernel>
   static __device__ __forceinline__ void take(const Kernel& k, int tile, int n, float (&sums)[4]) {
-    cuda::wait_for(count_of(k, tile, k.group), static_cast<int64_t>(n + 1) * k.shape.blocks, k.memory.failed);
-    warp_barrier();
+    const bool received = warp_agrees(wait_for_count(k, tile, k.group, static_cast<int64_t>(n + 1) * k.shape.blocks));
     constexpr int kAtOnce = 16;
     for (int from = 0; from < k.shape.blocks; from += kAtOnce) {
       float4 parts[kAtOnce];
@@ -117,6 +121,7 @@ struct GroupBackwardExchange {
       for (int i = 0; i < kAtOnce; ++i)
         if (from + i < k.shape.blocks) add(sums, parts[i]);
     }
+    if (!received) sums[0] = sums[1] = sums[2] = sums[3] = __uint_as_float(~0u);
   }
   template <class Kernel>
   static __device__ __forceinline__ void give(const Kernel& k, int tile, int n, int group, float4 value) {

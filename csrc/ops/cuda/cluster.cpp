@@ -1,7 +1,5 @@
 #include "ops/cuda/cluster.h"
 
-#include <utility>
-
 #include "cuda/cluster.h"
 #include "cuda/group.h"
 #include "ops/cuda/layer_backward.h"
@@ -37,13 +35,16 @@ constexpr OnChip kCluster{&cuda::cluster_kernels, &cuda::cluster_refusal, &cuda:
 constexpr OnChip kGroup{&cuda::group_kernels, &cuda::group_refusal, &cuda::group_forward_shape,
                         &cuda::group_backward_shape};
 
-// A block of engine "group" that waits in vain gives up and says so, when the launch is long over.
+// A block of engine "group" that waits in vain gives up and says so, when the launch is long over. Kernels may write at
+// any time: what they have not written is left alone.
 void check_failure() {
-  int* const failed = cuda::group_failure();
+  volatile int* const failed = cuda::group_failure();
   TORCH_CHECK(failed != nullptr, "seqcuda: no memory of the host for engine group");
-  TORCH_CHECK(std::exchange(*static_cast<volatile int*>(failed), 0) == 0,
+  if (*failed == 0) return;
+  *failed = 0;
+  TORCH_CHECK(false,
               "seqcuda: engine group gave up, a block waited for another in vain; what it has computed since the last "
-              "call is wrong");
+              "call is wrong, and NaN where it was not received");
 }
 
 // What the blocks of engine "group" exchange through, for one launch.
@@ -52,13 +53,9 @@ struct Exchange {
     if (shape.counts == 0) return;
     check_failure();
     slots = at::empty({shape.slot_bytes}, options.dtype(at::kByte));
-    counts = at::zeros({shape.counts}, options.dtype(at::kLong));
-    memory = {slots.data_ptr(), reinterpret_cast<unsigned long long*>(counts.data_ptr<int64_t>()),
-              cuda::group_failure()};
-  }
-  // After the launch: the emulation is done by then.
-  void check() const {
-    if (counts.defined()) check_failure();
+    counts = at::zeros({shape.counts + 1}, options.dtype(at::kLong));
+    auto* const first = reinterpret_cast<unsigned long long*>(counts.data_ptr<int64_t>());
+    memory = {slots.data_ptr(), first, first + shape.counts, cuda::group_failure()};
   }
 
   at::Tensor slots, counts;
@@ -124,7 +121,6 @@ class ClusterForward : public LayerForward {
     }
     const Exchange exchange(on_chip_.shape, c_.x.options());
     check_launch(on_chip_.kernels.forward(walks.data(), on_chip_.shape, exchange.memory, c_.stream()));
-    exchange.check();
   }
 
   const OnChipWalk on_chip_;
@@ -149,7 +145,6 @@ class ClusterBackward : public LayerBackward {
     }
     const Exchange exchange(on_chip_.shape, c_.x.options());
     check_launch(on_chip_.kernels.backward(walks.data(), on_chip_.shape, exchange.memory, c_.stream()));
-    exchange.check();
   }
 
   const OnChipWalk on_chip_;

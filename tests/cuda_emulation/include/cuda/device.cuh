@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace seq::cuda {
@@ -34,9 +35,22 @@ inline void warp_barrier() {
   emulation::with_warp(&none, 1, [](uint32_t*) {});
 }
 
+inline bool warp_agrees(bool mine) {
+  uint32_t all = mine;
+  emulation::with_warp(&all, 1, [](uint32_t* of_all) {
+    uint32_t agreed = 1;
+    for (int lane = 0; lane < 32; ++lane) agreed &= of_all[lane];
+    std::fill_n(of_all, 32, agreed);
+  });
+  return all != 0;
+}
+
 inline void raise(unsigned long long* count) { emulation::raise(count); }
-inline void wait_for(const unsigned long long* count, unsigned long long least, int* failed) {
-  if (!emulation::wait_until_or_give_up([&] { return *count >= least; })) *failed = 1;
+inline bool wait_for(const unsigned long long* count, unsigned long long least, unsigned long long* gave_up,
+                     int* failed) {
+  if (emulation::wait_until_or_give_up([&] { return *count >= least; })) return true;
+  if (std::exchange(*gave_up, 1) == 0) *failed = 1;
+  return false;
 }
 template <class Value>
 Value load_fresh(const Value* from) {
