@@ -36,6 +36,15 @@ def test_many_blocks(emulated, problem, dtype):
     check(emulated, problem, dtype)
 
 
+def test_more_launches_than_are_counted_at_once(emulated):
+    """A step each."""
+    emulated.set_chunk_bytes(1)
+    try:
+        check(emulated, Problem("gru", T=30, H=70, **RAGGED), torch.bfloat16)
+    finally:
+        emulated.set_chunk_bytes(32 << 20)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_who_waits_in_vain_gives_up_and_all_are_told(emulated, dtype):
     """By NaN in what was not received, and by an error of the next call, once."""

@@ -47,19 +47,34 @@ void check_failure() {
               "call is wrong, and NaN where it was not received");
 }
 
-// What the blocks of engine "group" exchange through, for one launch.
-struct Exchange {
-  Exchange(const cuda::ClusterShape& shape, const at::TensorOptions& options) {
-    if (shape.counts == 0) return;
+// What the blocks of engine "group" exchange through, for all launches of a walk. Each has counts of its own, zeros
+// when it begins; whether a block gave up holds for the whole walk, so that it is waited for once.
+class Exchange {
+ public:
+  Exchange(const cuda::ClusterShape& shape, const at::TensorOptions& options) : counts_each_(shape.counts) {
+    if (counts_each_ == 0) return;
     check_failure();
-    slots = at::empty({shape.slot_bytes}, options.dtype(at::kByte));
-    counts = at::zeros({shape.counts + 1}, options.dtype(at::kLong));
-    auto* const first = reinterpret_cast<unsigned long long*>(counts.data_ptr<int64_t>());
-    memory = {slots.data_ptr(), first, first + shape.counts, cuda::group_failure()};
+    slots_ = at::empty({shape.slot_bytes}, options.dtype(at::kByte));
+    counts_ = at::zeros({kLaunches * counts_each_ + 1}, options.dtype(at::kLong));
   }
 
-  at::Tensor slots, counts;
-  cuda::GroupMemory memory;
+  cuda::GroupMemory of_next_launch() {
+    if (counts_each_ == 0) return {};
+    if (launch_ == kLaunches) {
+      counts_.narrow(0, 0, kLaunches * counts_each_).zero_();
+      launch_ = 0;
+    }
+    auto* const first = reinterpret_cast<unsigned long long*>(counts_.data_ptr<int64_t>());
+    return {slots_.data_ptr(), first + launch_++ * counts_each_, first + kLaunches * counts_each_,
+            cuda::group_failure()};
+  }
+
+ private:
+  static constexpr int64_t kLaunches = 8;  // whose counts are zeroed at once
+
+  const int64_t counts_each_;
+  int64_t launch_ = 0;
+  at::Tensor slots_, counts_;  // of counts_ the last: whether a block gave up
 };
 
 void* pointer_to(const at::Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
@@ -108,7 +123,9 @@ class OnChipWalk {
 class ClusterForward : public LayerForward {
  public:
   ClusterForward(const Arguments& a, const Layer& layer, const Kept& kept, const OnChip& engine)
-      : LayerForward(a, layer, kept, most_steps(layer)), on_chip_(c_, engine, /*backward=*/false) {}
+      : LayerForward(a, layer, kept, most_steps(layer)),
+        on_chip_(c_, engine, /*backward=*/false),
+        exchange_(on_chip_.shape, c_.x.options()) {}
 
  private:
   void walk(int64_t k0, int64_t k1) override {
@@ -119,17 +136,19 @@ class ClusterForward : public LayerForward {
       walks[d].gx = directions_[d].gx.data_ptr();
       walks[d].saved = pointer_to(directions_[d].saved);
     }
-    const Exchange exchange(on_chip_.shape, c_.x.options());
-    check_launch(on_chip_.kernels.forward(walks.data(), on_chip_.shape, exchange.memory, c_.stream()));
+    check_launch(on_chip_.kernels.forward(walks.data(), on_chip_.shape, exchange_.of_next_launch(), c_.stream()));
   }
 
   const OnChipWalk on_chip_;
+  Exchange exchange_;
 };
 
 class ClusterBackward : public LayerBackward {
  public:
   ClusterBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs, const OnChip& engine)
-      : LayerBackward(a, s, layer, needs, most_steps(layer)), on_chip_(c_, engine, /*backward=*/true) {}
+      : LayerBackward(a, s, layer, needs, most_steps(layer)),
+        on_chip_(c_, engine, /*backward=*/true),
+        exchange_(on_chip_.shape, c_.x.options()) {}
 
  private:
   void walk(int64_t k0, int64_t k1) override {
@@ -143,11 +162,11 @@ class ClusterBackward : public LayerBackward {
       walks[d].saved_first = saved_first(chunk);
       walks[d].dgx = dir.dgx.data_ptr(), walks[d].dgh = dir.dgh.data_ptr();
     }
-    const Exchange exchange(on_chip_.shape, c_.x.options());
-    check_launch(on_chip_.kernels.backward(walks.data(), on_chip_.shape, exchange.memory, c_.stream()));
+    check_launch(on_chip_.kernels.backward(walks.data(), on_chip_.shape, exchange_.of_next_launch(), c_.stream()));
   }
 
   const OnChipWalk on_chip_;
+  Exchange exchange_;
 };
 
 std::string refusal(const Layer& layer, int capability, const OnChip& engine) {
