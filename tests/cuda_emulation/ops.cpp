@@ -42,13 +42,28 @@ void wait_for(const c10::Stream& waiting, const c10::Stream& awaited) {
 
 int compute_capability(const at::Device&) { return static_cast<int>(emulated_capability); }
 
-void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+template <class Call>
+static void give_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const Call& call) {
   TORCH_CHECK_WITH(OutOfMemoryError, products_until_out_of_memory-- != 0, "out of memory, on purpose");
-  check_launch(emulation::give(pointer(stream_now), [=]() mutable -> const char* {
-    const at::Tensor left = a.to(out.scalar_type()), right = b.to(out.scalar_type());
-    out.dim() == 3 ? at::bmm_out(out, left, right) : at::mm_out(out, left, right);
+  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
+    const at::ScalarType summed = out.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    at::Tensor sums = out.to(summed);
+    call(sums, a.to(summed), b.to(summed));
+    out.copy_(sums);  // itself, but for half types
     return nullptr;
   }));
+}
+
+void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  give_product(out, a, b, [](at::Tensor& sums, const at::Tensor& left, const at::Tensor& right) {
+    sums.dim() == 3 ? at::bmm_out(sums, left, right) : at::mm_out(sums, left, right);
+  });
+}
+
+void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  give_product(out, a, b, [](at::Tensor& sums, const at::Tensor& left, const at::Tensor& right) {
+    sums.dim() == 3 ? at::baddbmm_out(sums, sums, left, right) : at::addmm_out(sums, sums, left, right);
+  });
 }
 
 void copy_into(const at::Tensor& to, const at::Tensor& from) {

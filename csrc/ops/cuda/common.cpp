@@ -101,5 +101,9 @@ void products_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor&
   if (out.dim() < 4) return product_into(out, a, b);
   for (int64_t m = 0; m < out.size(0); ++m) product_into(out[m], a[m], b[m]);
 }
+void add_products_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  if (out.dim() < 4) return add_product_into(out, a, b);
+  for (int64_t m = 0; m < out.size(0); ++m) add_product_into(out[m], a[m], b[m]);
+}
 
 }  // namespace seq::ops

@@ -126,7 +126,8 @@ inline void set_states(cuda::Walk& walk, const StateWindow& window) {
   walk.apart.c_all = bytes_apart(window.states());
 }
 
-// product_into for each matrix: of members, of heads, or of the heads of members.
+// product_into, or add_product_into, for each matrix: of members, of heads, or of the heads of members.
 void products_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
+void add_products_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace seq::ops

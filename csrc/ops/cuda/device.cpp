@@ -48,14 +48,34 @@ int compute_capability(const at::Device& device) {
   return 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
 }
 
-void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+namespace {
+
+// While it lives, torch multiplies float32 as tf32_allowed() says.
+struct ProductGuard {
+  ProductGuard() {
+    if (!tf32_allowed()) exact.emplace();
+  }
   std::optional<at::NoTF32Guard> exact;
-  if (!tf32_allowed()) exact.emplace();
+};
+
+}  // namespace
+
+void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  const ProductGuard guard;
   const bool same = a.scalar_type() == out.scalar_type();
   if (out.dim() == 3)
     same ? at::bmm_out(out, a, b) : at::bmm_out(out, a, b, out.scalar_type());
   else
     same ? at::mm_out(out, a, b) : at::mm_out(out, a, b, out.scalar_type());
+}
+
+void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  const ProductGuard guard;
+  const bool same = a.scalar_type() == out.scalar_type();
+  if (out.dim() == 3)
+    same ? at::baddbmm_out(out, out, a, b) : at::baddbmm_out(out, out, a, b, out.scalar_type());
+  else
+    same ? at::addmm_out(out, out, a, b) : at::addmm_out(out, out, a, b, out.scalar_type());
 }
 
 void copy_into(const at::Tensor& to, const at::Tensor& from) { to.copy_(from); }

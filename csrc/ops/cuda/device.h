@@ -28,6 +28,8 @@ int compute_capability(const at::Device& device);
 // out = a b, of matrices or of a batch of them. Half types: summed and given in float32. float32: TF32 where
 // torch.backends.cuda.matmul, which is what cuBLAS asks, and tf32_allowed() both allow it.
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
+// out += a b, likewise.
+void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
 
 void copy_into(const at::Tensor& to, const at::Tensor& from);
 

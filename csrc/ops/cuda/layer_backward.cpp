@@ -52,10 +52,12 @@ SequenceGradients LayerBackward::run() {
     }
   }
   finish();
-  if (steps == 0)
-    for (const auto& dir : directions_)
+  for (const auto& dir : directions_) {
+    if (steps == 0)
       for (const auto& g : dir.grads.all())
         if (g.defined()) g.zero_();
+    if (one_bias_gradient(dir.grads)) dir.grads.b_hh.copy_(dir.grads.b_ih);
+  }
   return results();
 }
 
@@ -241,7 +243,7 @@ void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
     const at::Tensor dpx_i = norms ? rows(dpx) : dgx_i, dph_i = norms ? rows(dph) : dgh_i;
     if (g.w_ih.defined()) outer(of(g.w_ih), dpx_i, rows(x));
     if (g.b_ih.defined()) accumulate_sum(first, of(g.b_ih), dgx_i);
-    if (g.b_hh.defined()) accumulate_sum(first, of(g.b_hh), dgh_i);
+    if (g.b_hh.defined() && !one_bias_gradient(g)) accumulate_sum(first, of(g.b_hh), dgh_i);
     if (g.w_hh.defined()) {
       for (int p = 0; p < layer_.cell.phases; ++p)
         accumulate(first, c_.rows_of_phase(of(g.w_hh), p), c_.of_phase(dph_i, p).mT(), c_.of_heads(rows(operands[p])));
@@ -251,11 +253,8 @@ void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
   }
 }
 
-void LayerBackward::accumulate(bool first, at::Tensor out, const at::Tensor& a, const at::Tensor& b) const {
-  if (first) return products_into(out, a, b);
-  const at::Tensor more = at::empty_like(out);
-  products_into(more, a, b);
-  out.add_(more);
+void LayerBackward::accumulate(bool first, const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) const {
+  first ? products_into(out, a, b) : add_products_into(out, a, b);
 }
 void LayerBackward::accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) const {
   const at::Tensor sum = rows.sum(1, /*keepdim=*/false, layer_.compute);

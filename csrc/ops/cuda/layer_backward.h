@@ -61,10 +61,14 @@ class LayerBackward {
   at::Tensor input_gradient(int64_t d, const at::Tensor& dgx) const;
   // The gates that lean training did not keep; restores: the states beside h as well.
   void recompute(int64_t d, const Chunk& chunk, bool restores = false);
+  // Whether that of b_hh is that of b_ih, and need not be summed.
+  bool one_bias_gradient(const DirectionWeights& g) const {
+    return layer_.cell.same_grads && g.b_ih.defined() && g.b_hh.defined();
+  }
   // dx and dW of a chunk that has been walked; `first`: the first that was.
   void multiply(int64_t d, const Chunk& chunk, bool first);
   // out = a b for what is written first, out += a b for the others.
-  void accumulate(bool first, at::Tensor out, const at::Tensor& a, const at::Tensor& b) const;
+  void accumulate(bool first, const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) const;
   void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) const;
   SequenceGradients results() const;
 
