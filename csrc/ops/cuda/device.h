@@ -25,8 +25,10 @@ void wait_for(const c10::Stream& waiting, const c10::Stream& awaited);
 // Of a GPU: 90 for 9.0.
 int compute_capability(const at::Device& device);
 
-// out = a b, of matrices or of a batch of them. Half types: summed and given in float32. float32: TF32 where
-// torch.backends.cuda.matmul, which is what cuBLAS asks, and tf32_allowed() both allow it.
+// out = a b, of matrices or of a batch of them. Half types: summed in float32 and given in float32 or, where that is
+// the type of `out`, in their own; parts of such sums are then rounded where torch.backends.cuda.matmul allows
+// reductions of less precision. float32: TF32 where torch.backends.cuda.matmul, which is what cuBLAS asks, and
+// tf32_allowed() both allow it.
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
 // out += a b, likewise.
 void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);

@@ -28,7 +28,7 @@ LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer
   if (needs.decay_c) ddecay_c_ = at::zeros({M, S - 1, layer.steps, B, D, H}, c_.compute);
   if (needs.x) {
     const std::vector<int64_t> shape{M, layer.rows, layer.input};
-    dx_ = D == 1 ? at::empty(shape, c_.compute) : at::zeros(shape, c_.compute);
+    dx_ = D == 1 ? at::empty(shape, data_) : at::zeros(shape, c_.compute);  // of one direction it is one product
   }
   // A product with a gradient of 0 is not 0 where x, past the end of a row, is not finite.
   if (c_.lengths.defined()) {
