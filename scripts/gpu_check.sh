@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a machine with a GPU and nvcc: builds for that GPU, runs the tests that need it, some of them under
-# compute-sanitizer, and measures the engines against cuDNN. Installs nothing.
+# On a machine with a GPU and nvcc: builds for that GPU, runs the tests that need it, measures the engines against cuDNN,
+# and runs some of the tests under compute-sanitizer. Installs nothing.
 #
 # usage: scripts/gpu_check.sh [FOLDER [SECONDS]]
 #   FOLDER    gets the logs, the results as JSON and their page (default: out/gpu_check)
@@ -54,28 +54,39 @@ step build $((seconds / 2)) "$python" setup.py build_ext --inplace || {
 }
 "$python" -m seqcuda info | tee "$out/info.log"
 
-tests=("$python" -m pytest -q -m gpu -p no:cacheprovider tests/test_cuda.py tests/test_cuda_device.py tests/test_cli.py)
-workers=()
-"$python" -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
-step tests $((seconds / 4)) "${tests[@]}" "${workers[@]}"
+# Names, since what ends a step early prints no summary, and where a test hangs.
+pytest=("$python" -m pytest -v -m gpu -p no:cacheprovider -o faulthandler_timeout=20)
+tests=(tests/test_cuda.py tests/test_cuda_device.py tests/test_cli.py)
+"$python" -c 'import xdist' 2>/dev/null && tests+=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
+"$python" -c 'import pytest_timeout' 2>/dev/null && tests+=(--timeout=40 --timeout-method=thread)
+# Apart: an engine that hangs, or leaves a process no GPU to use, takes the tests of no other with it.
+step tests-stepwise $((seconds / 6)) "${pytest[@]}" "${tests[@]}" -k "not group and not cluster"
+step tests-group $((seconds / 8)) "${pytest[@]}" "${tests[@]}" -k group
+step tests-cluster $((seconds / 8)) "${pytest[@]}" "${tests[@]}" -k "cluster and not group"
 
+# What is left, but for writing the last results, and for the sanitizers a sixth of all or half of what is left.
 sanitizer=$(command -v compute-sanitizer || command -v "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
+limit=$(left) kept=0
+[ -n "$sanitizer" ] && kept=$((seconds / 6 < limit / 2 ? seconds / 6 : limit / 2))
+((limit -= kept))
+step benchmarks "$limit" "$python" -m benchmarks.cuda --seconds "$((limit > 30 ? limit - 15 : 1))" --out "$out"
+
+# Last: under a sanitizer a step takes as long as it is given.
+try() { timeout $(($(left) < 60 ? $(left) : 60)) "$@" >"$out/sanitizer.log" 2>&1; }
 if [ -z "$sanitizer" ]; then
   echo "== compute-sanitizer is not installed"
-elif ! timeout 60 "$sanitizer" "$python" -c 'import torch; torch.zeros(1, device="cuda")' >"$out/sanitizer.log" 2>&1; then
+elif (($(left) > 1)) && ! try "$sanitizer" "$python" -c 'import torch; torch.zeros(1, device="cuda")'; then
   echo "== compute-sanitizer cannot run here: $(grep -m 1 -i error "$out/sanitizer.log")"
 else
   # Without torch's cache of memory an index outside a tensor is outside what was allocated.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-  for tool in memcheck racecheck; do
-    step "$tool" $((seconds / 6)) "$sanitizer" --tool "$tool" --error-exitcode 1 \
-      --report-api-errors no "${tests[@]}" -k sanitizer_sample
-  done
-  unset PYTORCH_NO_CUDA_MEMORY_CACHING
+  sanitize() {
+    step "$1" "$2" "$sanitizer" --tool "$1" --error-exitcode 1 --report-api-errors no \
+      "${pytest[@]}" tests/test_cuda_device.py -k sanitizer_sample
+  }
+  sanitize memcheck $(($(left) / 2))
+  sanitize racecheck "$(left)"
 fi
-
-# What is left, but for writing the last results.
-step benchmarks "$(left)" "$python" -m benchmarks.cuda --seconds "$(($(left) > 30 ? $(left) - 15 : 1))" --out "$out"
 
 for name in "${failed[@]}"; do
   echo "FAILED: $name"

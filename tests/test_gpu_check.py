@@ -15,10 +15,17 @@ echo "$* arch=$TORCH_CUDA_ARCH_LIST" >>"$NOTES"
 case "$*" in
   *get_device_capability*) echo "${CAPABILITY-9.0a}" ;;
   *"import xdist"*) exit "${NO_XDIST:-0}" ;;
+  *"import pytest_timeout"*) exit "${NO_TIMEOUT:-0}" ;;
 esac
 [[ -n "${SLOW:-}" && "$*" == *"$SLOW"* ]] && sleep 100
 [[ -n "${FAILS:-}" && "$*" == *"$FAILS"* ]] && exit 3
 exit 0
+"""
+
+
+# Notes its arguments in the same way and runs nothing.
+SANITIZER = """#!/usr/bin/env bash
+echo "sanitizer $* arch=$TORCH_CUDA_ARCH_LIST" >>"$NOTES"
 """
 
 
@@ -46,25 +53,48 @@ def test_everything_in_order(check, tmp_path):
     status, output, commands = check()
     assert status == 0, output
     wanted = ("setup.py build_ext", "-m seqcuda info", "import xdist", "-m pytest", "-m benchmarks.cuda")
-    assert [w for w in wanted if any(w in c for c in commands)] == list(wanted)
-    (tests,) = [c for c in commands if "-m pytest" in c]
-    assert "-m gpu" in tests and " -n " in tests
+    assert [next(c for c in commands if w in c) for w in wanted] == [commands[i] for i in (0, 1, 2, 4, -1)]
+    tests = [c for c in commands if "-m pytest" in c]
+    engines = ("not group and not cluster", "group", "cluster and not group")
+    assert [c.partition(" -k ")[2].partition(" arch=")[0] for c in tests] == list(engines)
+    assert all("-v -m gpu" in c and "faulthandler_timeout=" in c and " -n " in c and " --timeout=" in c for c in tests)
     assert f"--out {tmp_path / 'out'}" in commands[-1]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "build.log", "info.log", "tests.log", "benchmarks.log"
+        "build.log", "info.log", "tests-stepwise.log", "tests-group.log", "tests-cluster.log", "benchmarks.log"
     }  # fmt: skip
 
 
-def test_without_xdist(check):
-    status, _, commands = check(NO_XDIST="1")
-    assert status == 0 and not any(" -n " in c for c in commands)
+@pytest.mark.parametrize(("missing", "option"), [("NO_XDIST", " -n "), ("NO_TIMEOUT", " --timeout=")])
+def test_without_a_plugin(check, missing, option):
+    status, _, commands = check(**{missing: "1"})
+    assert status == 0 and not any(option in c for c in commands)
+
+
+def test_sanitizers_come_last_and_have_a_share_of_the_time(check, tmp_path):
+    def seconds_of(commands):
+        (benchmarks,) = [c for c in commands if "-m benchmarks.cuda" in c]
+        return int(benchmarks.partition("--seconds ")[2].partition(" ")[0])
+
+    without = seconds_of(check("400")[2])
+    (tmp_path / "notes").unlink()
+    sanitizer = tmp_path / "bin" / "compute-sanitizer"
+    sanitizer.parent.mkdir()
+    sanitizer.write_text(SANITIZER)
+    sanitizer.chmod(0o755)
+    status, output, commands = check("400", PATH=f"{sanitizer.parent}:{os.environ['PATH']}")
+    assert status == 0, output
+    assert abs(without - 400 // 6 - seconds_of(commands)) < 5
+    tools = [c for c in commands if c.startswith("sanitizer --tool")]
+    assert [c.split()[2] for c in tools] == ["memcheck", "racecheck"] and tools == commands[-2:]
+    assert all("tests/test_cuda_device.py -k sanitizer_sample" in c for c in tools)
 
 
 def test_a_step_that_hangs_is_ended_and_the_rest_runs(check):
     start = time.monotonic()
     status, output, commands = check("8", SLOW="-m pytest")
     assert time.monotonic() - start < 20
-    assert status == 1 and "FAILED: tests, exit status 124" in output
+    assert status == 1 and "FAILED: tests-stepwise, exit status 124" in output
+    assert "FAILED: tests-cluster, exit status 124" in output
     assert "-m benchmarks.cuda" in commands[-1]
 
 
