@@ -447,6 +447,8 @@ def test_the_emulation_runs_clusters(emulated):
         emulated.exchange(5, 40, False)
     with pytest.raises(RuntimeError, match="cluster"):
         emulated.exchange(17, 136, True)
+    with pytest.raises(RuntimeError, match="a push in a cluster of one block"):
+        emulated.exchange(1, 8, True)
 
 
 @pytest.mark.parametrize(("type", "depth"), [("bfloat16", 16), ("float16", 16), ("tf32", 8)])

@@ -55,9 +55,10 @@ def test_sixteen_blocks(emulated):
     check(emulated, problem, torch.bfloat16)
 
 
+@pytest.mark.parametrize("H", [40, 150])  # one block, several
 @pytest.mark.parametrize("options", [RAGGED, {"ragged": "packed", "resets": True, "reverse": (True,)}], ids=str)
-def test_several_tiles(emulated, options):
-    problem = Problem("lstm", T=5, B=45, H=40, **options)
+def test_several_tiles(emulated, options, H):
+    problem = Problem("lstm", T=5, B=45, H=H, **options)
     with knob(emulated.set_multiprocessors, 2, 132):
         assert all(tiles > 2 for _, tiles, *_ in shapes(emulated, problem, torch.bfloat16))
         check(emulated, problem, torch.bfloat16)

@@ -145,7 +145,7 @@ struct ClusterBackwardKernel {
       P::multiply(product.sums, a, product.operand());
       product.advance();
     }
-    Exchange::given(*this, tile);
+    Exchange::given(*this, tile, n);
   }
 
   __device__ __forceinline__ bool is_reset(const TileRow& row, int t) const {

@@ -1,6 +1,6 @@
 // How the blocks of engine "cluster" give each other what they have computed: pushes into distributed shared memory,
-// counted by barriers of the receiving block. Engine "group" has one more of each, group_exchange.cuh. All functions
-// are of a kernel, which has the shape, the layout `at` and the thread `me`.
+// counted by barriers of the receiving block; a block without others stores, and counts. Engine "group" has one more of
+// each, group_exchange.cuh. All functions are of a kernel, which has the shape, the layout `at` and the thread `me`.
 #pragma once
 
 #include "cuda/cluster_common.cuh"
@@ -63,13 +63,19 @@ struct ClusterForwardExchange {
   template <class Kernel>
   static __device__ __forceinline__ void give(const Kernel& k, int tile, int n, int slot, uint2 value) {
     uint2* to = operand(k, tile, n, k.group) + slot;
+    if (k.shape.blocks == 1) {
+      *to = value;
+      return;
+    }
     ByteBarrier* b = barrier(k, tile, n, k.me.rank);
     for (int i = 1; i <= k.shape.blocks; ++i)
       push(to, value, b, k.me.rank + i < k.shape.blocks ? k.me.rank + i : k.me.rank + i - k.shape.blocks);
   }
   // After all slots.
   template <class Kernel>
-  static __device__ __forceinline__ void given(const Kernel&, int /*tile*/) {}
+  static __device__ __forceinline__ void given(const Kernel& k, int tile, int n) {
+    if (k.shape.blocks == 1) count(barrier(k, tile, n, 0), k.kDepths * kOperandBytes, k.me.lane);
+  }
 };
 
 __device__ __forceinline__ void add(float (&sums)[4], float4 v) {
@@ -118,12 +124,18 @@ struct ClusterBackwardExchange {
   // To a group of any block.
   template <class Kernel>
   static __device__ __forceinline__ void give(const Kernel& k, int tile, int n, int group, float4 value) {
+    if (k.shape.blocks == 1) {
+      *slot(k, tile, n, 0, group) = value;
+      return;
+    }
     const int owner = group / k.shape.owned;
     push(slot(k, tile, n, k.me.rank, group - owner * k.shape.owned), value, barrier(k, tile, n), owner);
   }
   // After all groups of a warp.
   template <class Kernel>
-  static __device__ __forceinline__ void given(const Kernel&, int /*tile*/) {}
+  static __device__ __forceinline__ void given(const Kernel& k, int tile, int n) {
+    if (k.shape.blocks == 1) count(barrier(k, tile, n), k.groups_of_warp() * kLanesBytes, k.me.lane);
+  }
 };
 
 }  // namespace

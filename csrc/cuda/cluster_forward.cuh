@@ -206,7 +206,7 @@ struct ClusterForwardKernel {
   // The h that enters step n of a tile, to all blocks.
   __device__ __forceinline__ void push_h(const float (&v)[4], int tile, int n) const {
     P::spread(v, me.lane, [&](int slot, uint2 value) { Exchange::give(*this, tile, n, slot, value); });
-    Exchange::given(*this, tile);
+    Exchange::given(*this, tile, n);
   }
 
   // The cell for the four values of a lane, and all that follows from them.

@@ -105,6 +105,17 @@ __device__ __forceinline__ void push(float4* to, float4 value, ByteBarrier* barr
       : "memory");
 }
 
+// Counts at `barrier`, of the own block, so many bytes that the lanes of this warp have stored there. In a cluster of
+// one block this takes the place of a push, which PTX leaves undefined there.
+__device__ __forceinline__ void count(ByteBarrier* barrier, unsigned bytes, int lane) {
+  __syncwarp();
+  if (lane == 0)
+    asm volatile("fence.acq_rel.cta;\n\tmbarrier.complete_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(
+                     shared_address(barrier)),
+                 "r"(bytes)
+                 : "memory");
+}
+
 // Copies a number from global to shared memory without waiting for it, or writes 0 there.
 __device__ __forceinline__ void copy_ahead(float* to, const float* from, bool exists) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(exists ? 4 : 0)

@@ -88,7 +88,7 @@ struct GroupForwardExchange {
     slots(k, tile, n, k.group)[slot] = value;
   }
   template <class Kernel>
-  static __device__ __forceinline__ void given(const Kernel& k, int tile) {
+  static __device__ __forceinline__ void given(const Kernel& k, int tile, int /*n*/) {
     warp_barrier();
     if (k.me.lane == 0) raise(count_of(k, tile, k.group));
   }
@@ -129,7 +129,7 @@ struct GroupBackwardExchange {
   }
   // A lane for each group, so that the warp makes known once what it has given to all.
   template <class Kernel>
-  static __device__ __forceinline__ void given(const Kernel& k, int tile) {
+  static __device__ __forceinline__ void given(const Kernel& k, int tile, int /*n*/) {
     warp_barrier();
     for (int i = k.me.lane; i < k.groups_of_warp(); i += kWarpLanes) raise(count_of(k, tile, k.dh_group(i)));
   }

@@ -73,8 +73,7 @@ struct Pushed {
 
   void arrive() const {
     std::memcpy(to, bytes, count);
-    barrier->bytes_expected -= static_cast<int32_t>(count);
-    barrier->pass_if_complete();
+    barrier->complete(static_cast<int32_t>(count));
   }
 };
 
@@ -96,6 +95,7 @@ bool later = false;  // work is not done at once
 std::vector<Block> cluster;  // that runs
 Barrier whole_cluster;
 std::vector<Pushed> under_way;
+bool pushed_alone = false;  // in a cluster of one block
 Block* block_now = nullptr;
 Fiber* fiber_now = nullptr;
 const std::function<bool()>* awaited = nullptr;
@@ -136,6 +136,7 @@ const char* run_cluster(const std::function<void()>& kernel) {
   for (auto& block : cluster) block.barrier.threads = threads;
   whole_cluster = {0, static_cast<unsigned>(turn.size()), 0};
   under_way.clear();
+  pushed_alone = false;
 
   std::vector<Waiting> waiting;
   bool lost = false;
@@ -176,6 +177,7 @@ const char* run_cluster(const std::function<void()>& kernel) {
     if (!progress && giving_up) return "deadlock: every thread waits";
     giving_up = !progress;
   }
+  if (pushed_alone) return "a push in a cluster of one block";
   return lost && fault == Fault::kNone ? "a block has ended while data were on their way to it" : nullptr;
 }
 
@@ -313,12 +315,18 @@ void CountingBarrier::arrive_expecting(int32_t bytes) {
   pass_if_complete();
 }
 
+void CountingBarrier::complete(int32_t bytes) {
+  bytes_expected -= bytes;
+  pass_if_complete();
+}
+
 void CountingBarrier::wait(unsigned parity) const {
   if (fault == Fault::kNoBarriers) return;
   wait_until([&] { return phase != parity; });
 }
 
 void push(void* to, const void* from, size_t bytes, CountingBarrier* barrier, unsigned rank) {
+  if (cluster.size() == 1) pushed_alone = true;
   Block& there = cluster[rank];
   const auto in_its_memory = [&](void* own) {
     return there.shared.data() + (static_cast<unsigned char*>(own) - block_now->shared.data());

@@ -73,12 +73,14 @@ struct CountingBarrier {
 
   void init(uint8_t threads) { *this = {0, threads, threads, 0}; }
   void arrive_expecting(int32_t bytes);
+  void complete(int32_t bytes);      // so many have come
   void wait(unsigned parity) const;  // for the phase of this parity, the first being 0
   void pass_if_complete();
 };
 
 // Copies bytes, at most 16, to the place that `to` is in the shared memory of block `rank` of the cluster, some time
-// later, and then counts them at that block's `barrier`.
+// later, and then counts them at that block's `barrier`. An error in a cluster of one block, where PTX leaves it
+// undefined.
 void push(void* to, const void* from, size_t bytes, CountingBarrier* barrier, unsigned rank);
 
 // Copies a number, or 0 from null, when the thread waits for its copies.

@@ -45,6 +45,11 @@ inline bool warp_agrees(bool mine) {
   return all != 0;
 }
 
+inline void count(ByteBarrier* barrier, unsigned bytes, int lane) {
+  warp_barrier();
+  if (lane == 0) barrier->complete(static_cast<int32_t>(bytes));
+}
+
 inline void raise(unsigned long long* count) { emulation::raise(count); }
 inline bool wait_for(const unsigned long long* count, unsigned long long least, unsigned long long* gave_up,
                      int* failed) {
