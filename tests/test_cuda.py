@@ -32,7 +32,7 @@ from walks import (
 import seqcuda
 from seqcuda import _backend
 from seqcuda.cells import CELLS
-from seqcuda.testing import assert_close_to_exact
+from seqcuda.testing import assert_close_to_exact, assert_within_rule
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CLUSTER_CELLS = ("gru", "lstm", "rnn_relu", "rnn_tanh")
@@ -248,6 +248,28 @@ def test_any_problem(place, engine, dtype):
             place.check(problem, dtype, engine)
 
     run()
+
+
+@pytest.mark.parametrize("engine", sorted(ON_CHIP))
+def test_long_sums_of_one_sign(place, engine):
+    """What a tensor core cuts off would add up, over a sum and over the steps."""
+    place.skip_without(engine)
+    H, T = 500, 8
+    generator = torch.Generator().manual_seed(0)
+    h0, w_hh = (torch.rand(shape, generator=generator) for shape in ((1, 3, H), (H, H)))
+    w_hh *= 2 / H  # h stays about as large as it is
+
+    def steps(dtype):
+        h, all_steps = h0[0].to(dtype), []
+        for _ in range(T):
+            h = h @ w_hh.to(dtype).T
+            all_steps.append(h)
+        return torch.stack(all_steps)
+
+    x, w_ih, w, h = (t.to(place.device) for t in (torch.zeros(T, 3, 1), torch.zeros(H, 1), w_hh, h0))
+    arguments = ("rnn_relu", x, (w_ih, w, *[None] * 4), h, *(None,) * 6, (False,), "nothing", engine)
+    y = place.ops.sequence(*arguments)[0].cpu()
+    assert_within_rule(y, steps(torch.float32), steps(torch.float64))
 
 
 @pytest.mark.parametrize("ragged", ["no", "lengths", "packed"])

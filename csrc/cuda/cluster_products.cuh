@@ -74,9 +74,13 @@ struct FloatProducts {
       for (int i = 0; i < 4; ++i) split(a[i], a_high[i], a_low[i]);
       split(b.x, b_high.x, b_low.x);
       split(b.y, b_high.y, b_low.y);
-      mma(Tf32(), d, a_low, b_high);
-      mma(Tf32(), d, a_high, b_low);
-      mma(Tf32(), d, a_high, b_high);
+      // Tensor cores cut off what they sum: what a fragment gives is added to the others' sum outside, to nearest.
+      float part[4] = {};
+      mma(Tf32(), part, a_low, b_high);
+      mma(Tf32(), part, a_high, b_low);
+      mma(Tf32(), part, a_high, b_high);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) d[i] += part[i];
     } else {
       mma(Tf32(), d, a, b);
     }

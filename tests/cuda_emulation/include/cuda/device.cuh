@@ -93,6 +93,12 @@ inline float element(__half, uint32_t word, int e) {
 }
 inline float element(Tf32, uint32_t word, int) { return __uint_as_float(word & 0xffffe000); }
 
+// Towards zero: tensor cores do not round what they sum.
+inline float cut_off(double value) {
+  const float nearest = static_cast<float>(value);
+  return std::isfinite(nearest) && std::abs(nearest) > std::abs(value) ? std::nextafter(nearest, 0.f) : nearest;
+}
+
 constexpr int kWords = 4 + 4 + 2;  // d, a, b of a lane
 
 // Type: how the elements are read; kEach: how many a word holds.
@@ -113,9 +119,9 @@ void mma_of_warp(uint32_t* of_all) {
     for (int i = 0; i < 4; ++i) {
       uint32_t& word = of_all[lane * kWords + i];
       const int row = lane / 4 + 8 * (i >> 1), column = lane % 4 * 2 + (i & 1);
-      float sum = __uint_as_float(word);
-      for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k][column];
-      word = __float_as_uint(sum);
+      double sum = __uint_as_float(word);
+      for (int k = 0; k < kDepth; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
+      word = __float_as_uint(cut_off(sum));
     }
   }
 }
