@@ -136,3 +136,13 @@ def test_an_older_gpu_is_refused(emulated):
         pytest.raises(RuntimeError, match="compute capability 9.0 to 11"),
     ):
         run(emulated, Problem("lstm"), torch.float32)
+
+
+def test_empty_kernels_are_refused(emulated):
+    """The PTX of an older GPU runs on a newer one, but was compiled without what the engine needs."""
+    for compiled in ([80], [80, 89]):
+        with (
+            knob(emulated.set_compiled_for, compiled, [80, 90]),
+            pytest.raises(RuntimeError, match=r"kernels for .* 9.0, .* compiled for 8.*; build .*ARCH_LIST=9.0"),
+        ):
+            run(emulated, Problem("lstm"), torch.float32)

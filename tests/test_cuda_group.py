@@ -119,3 +119,12 @@ def test_faults_are_noticed(emulated, name):
 def test_what_it_cannot_run_is_refused(emulated, problem, dtype, message):
     with pytest.raises(RuntimeError, match=f"engine group cannot run this layer: .*{message}"):
         run(emulated, problem, dtype)
+
+
+def test_empty_kernels_are_refused(emulated):
+    emulated.set_compiled_for([75])
+    try:
+        with pytest.raises(RuntimeError, match="kernels for compute capability 8.0, those .* were compiled for 7.5"):
+            run(emulated, Problem("lstm"), torch.float32)
+    finally:
+        emulated.set_compiled_for([80, 90])

@@ -64,6 +64,7 @@ int64_t packed_bytes(const ClusterLayer& layer) {
 std::string cluster_refusal(const ClusterLayer& layer, int capability) {
   if (!cluster_kernels(layer.cell, layer.math)) return no_kernel(layer);
   if (capability < 90 || capability >= 120) return other_capability("9.0 to 11", capability);
+  if (const std::string older = compiled_for_older(90, capability); !older.empty()) return older;
   const Limits limits;
   if (layer.hidden <= kMaxBlocks * kMaxWarps * kGroupUnits && best_shape<ForwardLayout>(layer, limits) &&
       best_shape<BackwardLayout>(layer, limits))

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 
+#include "cuda/architectures.h"
 #include "cuda/cluster_layout.h"
 
 namespace seq::cuda {
@@ -40,9 +41,18 @@ inline std::string no_kernel(const ClusterLayer& layer) {
   return std::string("cell ") + kCells[layer.cell].name +
          " has more than one phase, parameters of its own or no recurrent product";
 }
+inline std::string version(int capability) {
+  return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+}
 inline std::string other_capability(const std::string& needed, int capability) {
-  return "it needs a GPU of compute capability " + needed + ", this one has " + std::to_string(capability / 10) + "." +
-         std::to_string(capability % 10);
+  return "it needs a GPU of compute capability " + needed + ", this one has " + version(capability);
+}
+// Its kernels are empty where they are compiled for less than `needed`. The empty text: they are not.
+inline std::string compiled_for_older(int needed, int capability) {
+  const int compiled = compiled_for();
+  if (compiled >= needed) return "";
+  return "it needs kernels for compute capability " + version(needed) + ", those that run here were compiled for " +
+         version(compiled) + "; build the extension with TORCH_CUDA_ARCH_LIST=" + version(capability);
 }
 // `blocks`: in words, which the layer does not fit.
 inline std::string too_large(const ClusterLayer& layer, const Limits& limits, int warps, const std::string& blocks) {

@@ -44,6 +44,7 @@ std::optional<ClusterShape> widest_shape(const ClusterLayer& layer, const Limits
 std::string group_refusal(const ClusterLayer& layer, int capability) {
   if (!group_kernels(layer.cell, layer.math)) return no_kernel(layer);
   if (capability < 80) return other_capability("8.0 or newer", capability);
+  if (const std::string older = compiled_for_older(80, capability); !older.empty()) return older;
   const Limits limits;
   if (widest_shape<ForwardLayout>(layer, limits) && widest_shape<BackwardLayout>(layer, limits)) return "";
   const char* directions = layer.directions == 2 ? " for two directions" : "";

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <set>
+#include <vector>
 
 namespace emulation {
 
@@ -22,6 +23,8 @@ struct Index3 {
 // The machine: an H100.
 inline int multiprocessors = 132;
 inline size_t shared_bytes = 227 << 10;  // of a block
+inline int capability = 90;
+inline std::vector<int> compiled_for = {80, 90};  // images of kernels, each of which newer machines run as well
 
 struct Launch {
   Dim3 grid, block;

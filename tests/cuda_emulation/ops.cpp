@@ -13,7 +13,6 @@
 #include "self_test.h"
 
 namespace {
-int64_t emulated_capability = 90;
 int64_t stream_of_caller = 0, stream_now = 0;
 int64_t products_until_out_of_memory = -1;
 }  // namespace
@@ -40,7 +39,7 @@ void wait_for(const c10::Stream& waiting, const c10::Stream& awaited) {
   check_launch(emulation::wait_for(pointer(waiting.id()), pointer(awaited.id()), pointer(stream_of_caller)));
 }
 
-int compute_capability(const at::Device&) { return static_cast<int>(emulated_capability); }
+int compute_capability(const at::Device&) { return emulation::capability; }
 
 template <class Call>
 static void give_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const Call& call) {
@@ -97,8 +96,6 @@ std::vector<int64_t> take_streams() {
   for (void* stream : emulation::take_streams()) numbers.push_back(reinterpret_cast<int64_t>(stream));
   return numbers;
 }
-
-void set_capability(int64_t capability) { emulated_capability = capability; }
 
 void set_seed(int64_t seed) { emulation::set_seed(seed); }
 
@@ -202,7 +199,9 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def("set_seed(int seed) -> ()", &set_seed);
   m.def("set_stream(int stream) -> ()", &set_stream);
   m.def("take_streams() -> int[]", &take_streams);
-  m.def("set_capability(int capability) -> ()", &set_capability);
+  m.def("set_capability(int capability) -> ()", [](int64_t n) { emulation::capability = static_cast<int>(n); });
+  m.def("set_compiled_for(int[] capabilities) -> ()",
+        [](const std::vector<int64_t>& all) { emulation::compiled_for.assign(all.begin(), all.end()); });
   m.def("reverse(Tensor from_, int beyond) -> Tensor", &reverse);
   m.def("explain(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str[]", &explain);
   m.def("remember_engine(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str", &remember_engine);

@@ -40,9 +40,9 @@ const CudaEngine* engine_named(std::string_view name) {
 std::string version(int capability) { return std::to_string(capability / 10) + "." + std::to_string(capability % 10); }
 
 void check_gpu(const Layer& layer, int capability) {
-  TORCH_CHECK(capability >= cuda::oldest_architecture(), "seqcuda: ", layer.device, " has compute capability ",
-              version(capability), ", the extension was compiled for ", version(cuda::oldest_architecture()),
-              " and newer; build it with TORCH_CUDA_ARCH_LIST=", version(capability), " (7.5 or newer)");
+  TORCH_CHECK(cuda::compiled_for() > 0, "seqcuda: ", layer.device, " has compute capability ", version(capability),
+              ", for which the extension was not compiled; build it with TORCH_CUDA_ARCH_LIST=", version(capability),
+              " (7.5 or newer)");
 }
 
 std::string_view dtype_name(const Layer& layer) {

@@ -1,6 +1,7 @@
 // The CUDA names that csrc/cuda uses, over the emulator.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <tuple>
@@ -14,7 +15,6 @@
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __CUDA_ARCH_LIST__ 800
 
 using dim3 = emulation::Dim3;
 using cudaStream_t = void*;
@@ -35,7 +35,14 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
 inline float __uint_as_float(unsigned v) { return std::bit_cast<float>(v); }
 
-enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorLaunchFailure, cudaErrorMemoryAllocation };
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidConfiguration,
+  cudaErrorLaunchFailure,
+  cudaErrorMemoryAllocation,
+  cudaErrorNoKernelImageForDevice,
+  cudaErrorInvalidDeviceFunction,
+};
 
 namespace emulation {
 inline const char* last_error = nullptr;
@@ -80,6 +87,18 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAt
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
   return cudaSuccess;
+}
+
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+// The newest image that the machine runs.
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->ptxVersion = 0;
+  for (const int image : emulation::compiled_for)
+    if (image <= emulation::capability) attributes->ptxVersion = std::max(attributes->ptxVersion, image);
+  return attributes->ptxVersion > 0 ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension, cudaLaunchAttributeCooperative };
