@@ -34,12 +34,17 @@ Error launch(dim3 grid, dim3 block, Stream stream, void (*kernel)(Parameters...)
   return launch_sharing(grid, block, 0, stream, kernel, arguments...);
 }
 
-// With one attribute, and so many bytes of dynamic shared memory for each block.
+// With one attribute, and so many bytes of dynamic shared memory for each block, of a kernel without static shared
+// memory.
 template <class... Parameters>
 Error launch_with(cudaLaunchAttribute attribute, dim3 grid, dim3 block, int shared_bytes, Stream stream,
                   void (*kernel)(Parameters...), const std::type_identity_t<Parameters>&... arguments) {
-  if (const Error error =
-          checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes)))
+  // The limit is the function's, not the launch's: were it not always the same, threads would lower it for each other.
+  int device = 0, most = 0;
+  if (const Error error = checked(cudaGetDevice(&device))) return error;
+  if (const Error error = checked(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)))
+    return error;
+  if (const Error error = checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most)))
     return error;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;

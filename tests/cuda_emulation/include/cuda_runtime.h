@@ -84,9 +84,13 @@ inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
 }
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributeNonPortableClusterSizeAllowed };
+// The limit is the kernel's, and another thread may be about to launch it with more: only the most is right.
 template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
-  return cudaSuccess;
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value == static_cast<int>(emulation::shared_bytes))
+    return cudaSuccess;
+  emulation::last_error = "a limit of shared memory that other launches of the kernel may exceed";
+  return cudaErrorInvalidConfiguration;
 }
 
 struct cudaFuncAttributes {
