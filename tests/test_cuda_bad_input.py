@@ -21,11 +21,11 @@ def run(emulated, engine: str, problem: Problem = PROBLEM) -> list[torch.Tensor]
 @contextmanager
 def refused(emulated, engine: str, error: type[Exception], message: str):
     """Inside a ``with`` block; the calls before and after give the same bits."""
-    expected = run(emulated, engine)
+    expected, gpcs = run(emulated, engine), emulated.gpcs()
     with pytest.raises(error, match=message):
         yield
     emulated.set_capability(90)
-    emulated.set_multiprocessors(132)
+    emulated.set_gpcs(gpcs)
     emulated.set_shared_bytes(227 << 10)
     emulated.run_out_of_memory_after(-1)
     assert all(torch.equal(a, b) for a, b in zip(run(emulated, engine), expected, strict=True))
@@ -65,7 +65,7 @@ def test_less_shared_memory_than_an_engine_needs(emulated, engine):
 
 def test_fewer_multiprocessors_than_an_engine_needs(emulated):
     with refused(emulated, "group", RuntimeError, "the 1 multiprocessors for two directions"):
-        emulated.set_multiprocessors(1)
+        emulated.set_gpcs([1])
         run(emulated, "group")
 
 

@@ -59,9 +59,27 @@ def test_sixteen_blocks(emulated):
 @pytest.mark.parametrize("options", [RAGGED, {"ragged": "packed", "resets": True, "reverse": (True,)}], ids=str)
 def test_several_tiles(emulated, options, H):
     problem = Problem("lstm", T=5, B=45, H=H, **options)
-    with knob(emulated.set_multiprocessors, 2, 132):
+    with knob(emulated.set_gpcs, [2], emulated.gpcs()):
         assert all(tiles > 2 for _, tiles, *_ in shapes(emulated, problem, torch.bfloat16))
         check(emulated, problem, torch.bfloat16)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("H", [128, 192, 256, 384])
+def test_all_clusters_run_at_once(emulated, H, directions):
+    """One that has to wait for the others to end would double the time."""
+    problem = Problem("lstm", T=1, B=256, H=H, reverse=(False, True)[:directions])
+    for blocks, _, clusters, _ in shapes(emulated, problem, torch.bfloat16):
+        assert clusters * directions <= sum(gpc // blocks for gpc in emulated.gpcs())
+
+
+def test_a_gpu_without_large_clusters(emulated):
+    problem = Problem("rnn_tanh", T=3, B=9, H=256)
+    with knob(emulated.set_gpcs, [10, 9], emulated.gpcs()):
+        assert all(1 < blocks <= 10 for blocks, *_ in shapes(emulated, problem, torch.bfloat16))
+        check(emulated, problem, torch.bfloat16)
+        with pytest.raises(RuntimeError, match="must fit .* a cluster of 10 blocks"):
+            run(emulated, Problem("lstm", T=1, B=1, H=700), torch.bfloat16)
 
 
 def test_weights_beyond_the_registers(emulated):

@@ -1,7 +1,10 @@
 #include "cuda/cluster.h"
 
 #include <algorithm>
+#include <map>
+#include <mutex>
 #include <optional>
+#include <utility>
 
 #include "cuda/cluster_limits.h"
 
@@ -23,6 +26,17 @@ int64_t clocks(const ClusterShape& s, const ClusterCell& cell, Math math, int ro
   return rounds * std::max(tile * s.tiles, tile + (s.blocks == 1 ? kAlone : kExchange));
 }
 
+// Of so many blocks, on the current GPU; 0: it has no such clusters. Less than its multiprocessors allow, since a
+// cluster lies in one part of the GPU (GPC). Asked once: all cells' kernels fill a multiprocessor.
+int clusters_at_once(const ClusterLayer& layer, const Limits& limits, int blocks) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, int>, int> known;  // by device and blocks
+  const std::lock_guard lock(mutex);
+  const auto [found, is_new] = known.try_emplace({limits.device, blocks});
+  if (is_new) found->second = cluster_kernels(layer.cell, layer.math)->clusters_at_once(blocks);
+  return found->second;
+}
+
 // The fastest shape by the estimate, or none that fits. Every block has a group of its own.
 template <class Layout>
 std::optional<ClusterShape> best_shape(const ClusterLayer& layer, const Limits& limits) {
@@ -37,7 +51,9 @@ std::optional<ClusterShape> best_shape(const ClusterLayer& layer, const Limits& 
     if (s.owned > kMaxWarps || (blocks - 1) * s.owned >= groups) continue;
     s.slices = std::min({kMaxSlices, kMaxWarps / s.owned, groups});
     s.warps = std::is_same_v<Layout, ForwardLayout> ? s.owned * s.slices : std::min(kMaxWarps, groups);
-    const int at_once = std::max(limits.multiprocessors / blocks / layer.directions, 1);
+    const int all_at_once = clusters_at_once(layer, limits, blocks);
+    if (all_at_once == 0) continue;
+    const int at_once = std::max(all_at_once / layer.directions, 1);
     const auto bytes = [&](int64_t of_tiles) {
       s.tiles = static_cast<int>(of_tiles), s.held = 2 * s.tiles;
       return Layout(s, cell).bytes;
@@ -47,7 +63,7 @@ std::optional<ClusterShape> best_shape(const ClusterLayer& layer, const Limits& 
     s.shared_bytes = bytes(std::min<int64_t>((tiles + at_once - 1) / at_once, fit));
     s.overflow = Layout(s, cell).overflow;
     s.clusters = static_cast<int>((tiles + s.tiles - 1) / s.tiles);
-    const int64_t needed = clocks(s, cell, layer.math, divided_up(s.clusters, at_once));
+    const int64_t needed = clocks(s, cell, layer.math, divided_up(s.clusters * s.directions, all_at_once));
     if (!best || needed < best_clocks) best = s, best_clocks = needed;
   }
   return best;
@@ -69,7 +85,9 @@ std::string cluster_refusal(const ClusterLayer& layer, int capability) {
   if (layer.hidden <= kMaxBlocks * kMaxWarps * kGroupUnits && best_shape<ForwardLayout>(layer, limits) &&
       best_shape<BackwardLayout>(layer, limits))
     return "";
-  return too_large(layer, limits, kMaxWarps, "a cluster of " + std::to_string(kMaxBlocks) + " blocks");
+  int blocks = kMaxBlocks;
+  while (blocks > 0 && clusters_at_once(layer, limits, blocks) == 0) --blocks;
+  return too_large(layer, limits, kMaxWarps, "a cluster of " + std::to_string(blocks) + " blocks");
 }
 
 ClusterShape forward_shape(const ClusterLayer& layer) { return *best_shape<ForwardLayout>(layer, Limits()); }

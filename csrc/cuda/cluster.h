@@ -100,6 +100,8 @@ struct ClusterKernels {
   Error (*pack)(const void* w_hh, int64_t hidden, bool backward, void* packed, Stream);
   Error (*forward)(const ClusterForward* walks, const ClusterShape&, const GroupMemory&, Stream);
   Error (*backward)(const ClusterBackward* walks, const ClusterShape&, const GroupMemory&, Stream);
+  // How many clusters of so many of the largest blocks the current GPU runs at once; null for engine "group".
+  int (*clusters_at_once)(int blocks) = nullptr;
 };
 
 // By the place of the cell in cells/list.h; null where the engine does not have the cell.

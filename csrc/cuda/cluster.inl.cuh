@@ -23,6 +23,10 @@ const ClusterKernels* cluster_table_of() {
           return launch_cluster(grid_of(shape), block_of(shape), shape.blocks, shape.shared_bytes, stream,
                                 &cluster_backward<Cell, kMath, ClusterBackwardExchange>,
                                 arguments_of<BackwardLayout>(walks, shape, kClusterCell<Cell, kMath>));
+        },
+        [](int blocks) {
+          return clusters_at_once(dim3(kMaxWarps * kWarpLanes), blocks,
+                                  &cluster_forward<Cell, kMath, ClusterForwardExchange>);
         }};
     return &kernels;
   } else {

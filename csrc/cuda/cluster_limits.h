@@ -13,10 +13,9 @@ namespace seq::cuda {
 
 // Of the current GPU.
 struct Limits {
-  int multiprocessors = 0, shared_bytes = 0;
+  int device = 0, multiprocessors = 0, shared_bytes = 0;
 
   Limits() {
-    int device = 0;
     const auto read = [&](int* value, cudaDeviceAttr attribute) {
       if (cudaDeviceGetAttribute(value, attribute, device) != cudaSuccess) (void)cudaGetLastError();
     };

@@ -233,9 +233,10 @@ const char* refusal(const Launch& launch, size_t parameter_bytes) {
     return "invalid configuration argument: grid";
   if (block.x == 0 || block.y == 0 || block.z == 0 || block.z > 64 || block.x * block.y * block.z > 1024)
     return "invalid configuration argument: block";
-  if (together && grid.x * grid.y * grid.z > static_cast<unsigned>(multiprocessors))
+  if (together && grid.x * grid.y * grid.z > static_cast<unsigned>(multiprocessors()))
     return "too many blocks in cooperative launch";
   if (cluster == 0 || cluster > 16 || grid.x % cluster != 0) return "invalid configuration argument: cluster";
+  if (cluster > 1 && clusters_at_once(static_cast<int>(cluster)) == 0) return "cluster does not fit the machine";
   if (shared_bytes > emulation::shared_bytes) return "invalid configuration argument: shared memory";
   if (parameter_bytes > 4096) return "invalid configuration argument: parameters";
   return nullptr;

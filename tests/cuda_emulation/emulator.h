@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <set>
 #include <vector>
 
@@ -20,8 +21,14 @@ struct Index3 {
   unsigned x, y, z;
 };
 
-// The machine: an H100.
-inline int multiprocessors = 132;
+// The machine: an H100. Its multiprocessors lie in GPCs, a cluster in one of them.
+inline std::vector<int> gpcs = {18, 18, 18, 16, 16, 16, 16, 14};
+inline int device = 0;  // another when the machine is: what was asked of one may be remembered
+inline int multiprocessors() { return std::accumulate(gpcs.begin(), gpcs.end(), 0); }
+// Of so many blocks, with a multiprocessor for each.
+inline int clusters_at_once(int blocks) {
+  return std::accumulate(gpcs.begin(), gpcs.end(), 0, [=](int sum, int gpc) { return sum + gpc / blocks; });
+}
 inline size_t shared_bytes = 227 << 10;  // of a block
 inline int capability = 90;
 inline std::vector<int> compiled_for = {80, 90};  // images of kernels, each of which newer machines run as well

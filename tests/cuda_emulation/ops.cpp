@@ -207,7 +207,11 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def("remember_engine(str cell, Tensor x, Tensor w_ih, Tensor w_hh, str engine) -> str", &remember_engine);
   m.def("cluster_shape(str cell, int batch, int hidden, int directions, int math, bool backward) -> int[]",
         &cluster_shape);
-  m.def("set_multiprocessors(int count) -> ()", [](int64_t n) { emulation::multiprocessors = static_cast<int>(n); });
+  m.def("set_gpcs(int[] multiprocessors) -> ()", [](const std::vector<int64_t>& all) {
+    emulation::gpcs.assign(all.begin(), all.end());
+    ++emulation::device;
+  });
+  m.def("gpcs() -> int[]", [] { return std::vector<int64_t>(emulation::gpcs.begin(), emulation::gpcs.end()); });
   m.def("run_out_of_memory_after(int products) -> ()", [](int64_t n) { products_until_out_of_memory = n; });
   m.def("set_shared_bytes(int bytes) -> ()", [](int64_t bytes) { emulation::shared_bytes = bytes; });
   m.def("forget_work() -> bool", &emulation::forget_work);

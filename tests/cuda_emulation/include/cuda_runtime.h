@@ -56,11 +56,11 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
 };
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = emulation::device;
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors()
                                                        : static_cast<int>(emulation::shared_bytes);
   return cudaSuccess;
 }
@@ -123,6 +123,12 @@ struct cudaLaunchConfig_t {
   cudaLaunchAttribute* attrs;
   unsigned numAttrs;
 };
+
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, Kernel*, const cudaLaunchConfig_t* config) {
+  *clusters = emulation::clusters_at_once(static_cast<int>(config->attrs[0].val.clusterDim.x));
+  return cudaSuccess;
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
