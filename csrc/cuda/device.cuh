@@ -68,13 +68,14 @@ __device__ __forceinline__ void expect(ByteBarrier* barrier, unsigned bytes) {
                : "memory");
 }
 
-// Until the phase of this parity has completed; the first phase has parity 0. What was pushed is then seen.
+// Until the phase of this parity has completed; the first phase has parity 0. What was pushed is then seen: it is in
+// shared memory of the own block. An acquire of the whole cluster, of global memory as well, would empty the L1.
 __device__ __forceinline__ void wait(ByteBarrier* barrier, unsigned parity) {
   unsigned done;
   do {
     asm volatile(
         "{\n\t.reg .pred complete;\n\t"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 complete, [%1], %2;\n\t"
+        "mbarrier.try_wait.parity.shared::cta.b64 complete, [%1], %2;\n\t"
         "selp.u32 %0, 1, 0, complete;\n\t}"
         : "=r"(done)
         : "r"(shared_address(barrier)), "r"(parity)
