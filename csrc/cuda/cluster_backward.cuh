@@ -34,7 +34,7 @@ struct BackwardAhead {
 template <class Cell, class P, class Exchange>
 struct ClusterBackwardKernel {
   using S = typename P::Data;
-  using L = Lane<float>;
+  using L = typename P::Lane;
   using Traits = CellTraits<Cell>;
   static constexpr int kGates = Traits::kGates, kStates = Traits::kStates, kSaved = Traits::kSaved;
   static constexpr int kDepths = P::kDepths;

@@ -26,7 +26,7 @@ using ForwardArguments = ClusterArguments<ClusterForward, ForwardLayout>;
 template <class Cell, class P, class Exchange>
 struct ClusterForwardKernel {
   using S = typename P::Data;
-  using L = Lane<float>;
+  using L = typename P::Lane;
   using Traits = CellTraits<Cell>;
   static constexpr int kGates = Traits::kGates, kStates = Traits::kStates, kSaved = Traits::kSaved;
   static constexpr int kDepths = P::kDepths;
@@ -149,6 +149,7 @@ struct ClusterForwardKernel {
     }
     named_barrier(1 + own, shape.slices * kWarpLanes);
     if (slice > 0) return;
+#pragma unroll 1  // all at once would take the registers of weights
     for (int other = 0; other < shape.slices - 1; ++other) {
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
@@ -166,16 +167,17 @@ struct ClusterForwardKernel {
   __device__ __forceinline__ void load_ahead(bool (&reset)[2], int k, int tile) const {
     const int t = time_of(c.steps, k);
     const int64_t first = first_row(c.steps, t) - c.gates_first;
+    const TileRow rows[2] = {row(tile, 0), row(tile, 1)};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const TileRow r = row(tile, i);
+      const TileRow r = rows[i & 1];
       const bool part = t < r.end && unit(i) < H;
       const float* from = static_cast<const float*>(c.gx) + (part ? (first + r.row) * kGates * f.hidden + unit(i) : 0);
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) copy_ahead(&own_gx(gate, i), from + gate * f.hidden, part);
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) reset[i] = k + 1 < range(tile).end && is_reset(row(tile, i), time_of(c.steps, k + 1));
+    for (int i = 0; i < 2; ++i) reset[i] = k + 1 < range(tile).end && is_reset(rows[i], time_of(c.steps, k + 1));
   }
 
   // Where state e, h or one beside it, of a row lies in [B, H] or [S-1][B, H].
@@ -213,13 +215,13 @@ struct ClusterForwardKernel {
   __device__ __forceinline__ void compute(const float (&sums)[kGates][4], const bool (&reset)[2], int k,
                                           int tile) const {
     const bool last = k + 1 == range(tile).end;
+    const int t = time_of(c.steps, k);
+    const TileRow rows[2] = {row(tile, 0), row(tile, 1)};
     L state_new[4][kStates], saved[4][kSaved > 0 ? kSaved : 1];
     float h_next[4];
     wait_for_copies();
-    const int t = time_of(c.steps, k);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const TileRow r = row(tile, i);
       L gx[kGates], gh[kGates], state[kStates];
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
@@ -230,14 +232,22 @@ struct ClusterForwardKernel {
       for (int e = 0; e < kStates; ++e) state[e] = L(own_state(tile, e, i));
       Traits::template forward<0>(gx, gh, state, static_cast<const L*>(nullptr), state_new[i], saved[i]);
 
-      const bool part = t < r.end && unit(i) < H;
+      const bool part = t < rows[i & 1].end && unit(i) < H;
       state_new[i][0] = L(widen(narrow<S>(state_new[i][0].v)));
 #pragma unroll
       for (int e = 0; e < kStates; ++e) {
-        float next = part ? state_new[i][e].v : state[e].v;
-        if (reset[i & 1] && unit(i) < H) next = reset_state(e, r.row, i);
+        const float next = part ? state_new[i][e].v : state[e].v;
         own_state(tile, e, i) = next;
         if (e == 0) h_next[i] = next;
+      }
+    }
+    if (reset[0] || reset[1]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (!reset[i & 1] || unit(i) >= H) continue;
+#pragma unroll
+        for (int e = 0; e < kStates; ++e) own_state(tile, e, i) = reset_state(e, rows[i & 1].row, i);
+        h_next[i] = own_state(tile, 0, i);
       }
     }
     if (!last) push_h(h_next, tile, k + 1 - range(tile).begin);
@@ -245,7 +255,7 @@ struct ClusterForwardKernel {
     const int64_t first = first_row(c.steps, t);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const TileRow r = row(tile, i);
+      const TileRow r = rows[i & 1];
       if (r.row < 0 || unit(i) >= H) continue;
       if (t < r.end) {
         store<S>(f.y, (first + r.row) * f.y_stride + unit(i), state_new[i][0]);
@@ -260,7 +270,7 @@ struct ClusterForwardKernel {
         }
       }
       if (last) {
-        store<S>(f.h, at_state(0, r.row, i), L(own_state(tile, 0, i)));
+        store<S>(f.h, at_state(0, r.row, i), L(h_next[i]));
 #pragma unroll
         for (int e = 1; e < kStates; ++e) store<float>(f.c, at_state(e, r.row, i), L(own_state(tile, e, i)));
       }

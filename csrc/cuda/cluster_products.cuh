@@ -20,6 +20,7 @@ __device__ __forceinline__ uint32_t bits_of(__half v) { return __half_as_ushort(
 template <class S>
 struct HalfProducts {
   using Data = S;
+  using Lane = cuda::Lane<float, true>;
   static constexpr int kDepths = 1;
 
   static __device__ __forceinline__ uint32_t pair(S low, S high) { return bits_of(low) | bits_of(high) << 16; }
@@ -51,6 +52,7 @@ struct HalfProducts {
 template <bool kExact>
 struct FloatProducts {
   using Data = float;
+  using Lane = cuda::Lane<float, !kExact>;
   static constexpr int kDepths = 2;
 
   static __device__ __forceinline__ uint32_t word(float v) { return kExact ? __float_as_uint(v) : to_tf32(v); }

@@ -174,6 +174,27 @@ __device__ __forceinline__ uint32_t shuffle_xor(uint32_t value, int mask) {
 __device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
+// 2^v and 1 / v, right to about 2^-22; what would be denormal is 0.
+__device__ __forceinline__ float fast_exp2(float v) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
+}
+__device__ __forceinline__ float fast_inverse(float v) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
+}
+
+// Of two numbers, both of which are computed: for ?: the compiler may branch.
+__device__ __forceinline__ float select(bool first, float a, float b) {
+  float result;
+  asm("{\n\t.reg .pred first;\n\tsetp.ne.u32 first, %3, 0;\n\tselp.f32 %0, %1, %2, first;\n\t}"
+      : "=f"(result)
+      : "f"(a), "f"(b), "r"(static_cast<unsigned>(first)));
+  return result;
+}
+
 // To nearest in TF32, ties away from zero; the bits of a float. Volatile, or the compiler would round what stays the
 // same over many steps once, and keep both forms in registers.
 __device__ __forceinline__ uint32_t to_tf32(float value) {

@@ -11,11 +11,23 @@
 #include <type_traits>
 
 #include "cells/calculus.h"
+#include "cuda/device.cuh"
 #include "cuda/stepwise.h"
 
 namespace seq::cuda {
 
-template <class T>
+// Right to 2^-20 or so, and without branches, so that several are computed side by side.
+constexpr float kLog2OfE = 1.44269504f;
+__device__ __forceinline__ float fast_sigmoid(float v) { return fast_inverse(1.f + fast_exp2(-kLog2OfE * v)); }
+// A small number keeps its relative accuracy, by the series.
+__device__ __forceinline__ float fast_tanh(float v) {
+  const float square = v * v, series = -1.f / 3 + square * (2.f / 15 - square * (17.f / 315));
+  return select(fabsf(v) < 0.25f, v + v * square * series,
+                1.f - 2.f * fast_inverse(1.f + fast_exp2(2.f * kLog2OfE * v)));
+}
+
+// kFast: for data whose own rounding hides that of the fast functions.
+template <class T, bool kFast = false>
 struct Lane {
   T v;
 
@@ -26,8 +38,14 @@ struct Lane {
   friend SEQ_HD Lane operator-(Lane a, Lane b) { return Lane(a.v - b.v); }
   friend SEQ_HD Lane operator*(Lane a, Lane b) { return Lane(a.v * b.v); }
   friend SEQ_HD Lane operator/(Lane a, Lane b) { return Lane(a.v / b.v); }
-  friend SEQ_HD Lane sigmoid(Lane a) { return Lane(T(1) / (T(1) + std::exp(-a.v))); }
-  friend SEQ_HD Lane tanh_(Lane a) { return Lane(std::tanh(a.v)); }
+  friend SEQ_HD Lane sigmoid(Lane a) {
+    if constexpr (kFast) return Lane(fast_sigmoid(a.v));
+    return Lane(T(1) / (T(1) + std::exp(-a.v)));
+  }
+  friend SEQ_HD Lane tanh_(Lane a) {
+    if constexpr (kFast) return Lane(fast_tanh(a.v));
+    return Lane(std::tanh(a.v));
+  }
   friend SEQ_HD Lane relu(Lane a) { return Lane(a.v < T(0) ? T(0) : a.v); }  // keeps NaN
   friend SEQ_HD Lane where_positive(Lane a, Lane b) { return Lane(a.v > T(0) ? b.v : T(0)); }
   friend SEQ_HD Lane where_positive(Lane a, Lane b, Lane c) { return a.v > T(0) ? b : c; }
@@ -75,8 +93,8 @@ template <class S>
 __device__ inline Lane<Compute<S>> load_or_zero(const void* from, int64_t i) {
   return from ? load<S>(from, i) : Lane<Compute<S>>(0);
 }
-template <class S>
-__device__ inline void store(void* to, int64_t i, Lane<Compute<S>> lane) {
+template <class S, bool kFast>
+__device__ inline void store(void* to, int64_t i, Lane<Compute<S>, kFast> lane) {
   static_cast<S*>(to)[i] = narrow<S>(lane.v);
 }
 

@@ -77,6 +77,11 @@ T rounded_product(T a, T b) {
   return a * b;
 }
 
+// As far from the right number as the hardware may be.
+inline float fast_exp2(float v) { return std::exp2(v) * (1 + 0x1p-22f); }
+inline float fast_inverse(float v) { return std::abs(v) > 0x1p126f ? 0 : 1 / v * (1 + 0x1p-22f); }
+inline float select(bool first, float a, float b) { return first ? a : b; }
+
 inline uint32_t to_tf32(float value) {
   const uint32_t bits = __float_as_uint(value);
   return (std::isfinite(value) ? bits + 0x1000 : bits) & 0xffffe000;
