@@ -48,6 +48,7 @@ std::optional<ClusterShape> best_shape(const ClusterLayer& layer, const Limits& 
   for (int blocks = 1; blocks <= std::min(kMaxBlocks, groups); ++blocks) {
     ClusterShape s;
     s.blocks = blocks, s.groups = groups, s.owned = divided_up(groups, blocks), s.directions = layer.directions;
+    s.inverse = divided_up(1 << 16, s.owned);
     if (s.owned > kMaxWarps || (blocks - 1) * s.owned >= groups) continue;
     s.slices = std::min({kMaxSlices, kMaxWarps / s.owned, groups});
     s.warps = std::is_same_v<Layout, ForwardLayout> ? s.owned * s.slices : std::min(kMaxWarps, groups);

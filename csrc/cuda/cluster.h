@@ -76,6 +76,7 @@ struct ClusterShape {
   int blocks = 0;    // of a cluster
   int groups = 0;    // unit groups of the layer
   int owned = 0;     // unit groups of a block; the last block may have fewer
+  int inverse = 0;   // 2^16 / owned, rounded up; engine "cluster"
   int slices = 0;    // forward: among how many warps the depth of a product is shared
   int warps = 0;     // of a block
   int overflow = 0;  // fragments of weights of a warp that are not in its registers
@@ -85,6 +86,9 @@ struct ClusterShape {
   int directions = 0;
   int shared_bytes = 0;
   int64_t slot_bytes = 0, counts = 0;  // of GroupMemory
+
+  // group / owned, for fewer than 2^16 / owned groups; a division takes longer than the product of a fragment.
+  SEQ_HD int owner(int group) const { return group * inverse >> 16; }
 };
 
 // The layer, as far as its shape goes.

@@ -10,9 +10,10 @@
 // in buffer n % 2, with one barrier.
 //
 // A step of a tile: the warps of the own groups wait for the slots -> add them -> cell -> dgh as operands into shared
-// memory; then all warps, each for its groups of dh: multiply -> push. What the cell reads is loaded a turn ahead.
-// Nothing says that a slot is free again, since whoever pushes for step n + 2 has had the slots of step n + 1 from
-// every block, which pushed them after all its warps had read the slots of step n.
+// memory; then all warps, each for its groups of dh: multiply -> push. What nobody waits for comes after that: the
+// gates' gradients are stored, and what the cell reads is loaded a turn ahead. Nothing says that a slot is free again,
+// since whoever pushes for step n + 2 has had the slots of step n + 1 from every block, which pushed them after all its
+// warps had read the slots of step n.
 #pragma once
 
 #include "cuda/cluster_exchange.cuh"
@@ -23,11 +24,12 @@ namespace {
 
 using BackwardArguments = ClusterArguments<ClusterBackward, BackwardLayout>;
 
-// What else the cell reads for the four values of a lane, and whether the step begins with a reset.
-template <int kStates>
+// What else the cell reads for the four values of a lane, as it was loaded: a conversion would wait for it. Of h,
+// number 0 of the states, in S.
+template <class S, int kStates>
 struct BackwardAhead {
+  S h_entering[4], h_leaving[4], h_grad[4];
   float entering[kStates][4], leaving[kStates][4], grad[kStates][4];
-  bool reset[2];
 };
 
 // Exchange: how blocks give each other parts of dh, as in cluster_exchange.cuh.
@@ -38,7 +40,7 @@ struct ClusterBackwardKernel {
   using Traits = CellTraits<Cell>;
   static constexpr int kGates = Traits::kGates, kStates = Traits::kStates, kSaved = Traits::kSaved;
   static constexpr int kDepths = P::kDepths;
-  using Ahead = BackwardAhead<kStates>;
+  using Ahead = BackwardAhead<S, kStates>;
 
   const ClusterBackward& c;
   const Backward& w;
@@ -116,15 +118,20 @@ struct ClusterBackwardKernel {
     const uint2* const b;
     const int tile, depths;
     const int n;
+    uint2 ahead = b[0];  // the next operand: it is loaded while this one is multiplied
     int depth = 0, number = 0;
-    float sums[4] = {};
+    float sums[2][4] = {};  // of even and odd fragments, since each would wait for the one before
 
-    __device__ __forceinline__ uint2 operand() const { return b[depth * kWarpLanes]; }
-    __device__ __forceinline__ void advance() {
-      if (++depth < depths) return;
-      Exchange::give(kernel, tile, n, kernel.dh_group(number++), make_float4(sums[0], sums[1], sums[2], sums[3]));
-      depth = 0;
-      sums[0] = sums[1] = sums[2] = sums[3] = 0;
+    __device__ __forceinline__ void multiply(int parity, const uint32_t (&a)[4]) {
+      const uint2 operand = ahead;
+      depth = depth + 1 < depths ? depth + 1 : 0;
+      ahead = b[depth * kWarpLanes];
+      P::multiply(sums[parity], a, operand);
+      if (depth > 0) return;
+      const auto whole = [&](int i) { return sums[0][i] + sums[1][i]; };
+      Exchange::give(kernel, tile, n, kernel.dh_group(number++), make_float4(whole(0), whole(1), whole(2), whole(3)));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[0][i] = sums[1][i] = 0;
     }
   };
 
@@ -134,16 +141,15 @@ struct ClusterBackwardKernel {
     Product product{*this, operand(turn, 0, 0) + me.lane, tile, depths(), n};
 #pragma unroll
     for (int f = 0; f < kResidentBackward; ++f) {
-      if (f < count) {
-        P::multiply(product.sums, resident[f], product.operand());
-        product.advance();
-      }
+      if (f < count) product.multiply(f % 2, resident[f]);
     }
-    for (int f = kResidentBackward; f < count; ++f) {
-      uint32_t a[4];
-      load_fragment(a, overflow() + (f - kResidentBackward) * kWarpLanes);
-      P::multiply(product.sums, a, product.operand());
-      product.advance();
+    const uint4* from = overflow();
+    for (int f = kResidentBackward; f < count; f += 2, from += 2 * kWarpLanes) {
+      uint32_t a[2][4];
+      load_fragment(a[0], from);
+      if (f + 1 < count) load_fragment(a[1], from + kWarpLanes);
+      product.multiply(kResidentBackward % 2, a[0]);
+      if (f + 1 < count) product.multiply(1 - kResidentBackward % 2, a[1]);
     }
     Exchange::given(*this, tile, n);
   }
@@ -155,38 +161,42 @@ struct ClusterBackwardKernel {
   __device__ __forceinline__ int64_t at_state(int e, int64_t row, int i) const {
     return (e > 0 ? e - 1 : 0) * w.state_plane + row * w.hidden + unit(i);
   }
-  // State e that left the step of a data row.
+  // h, and state e beside it, that left the step of a data row.
+  __device__ __forceinline__ S h_left(int64_t data_row, int i) const {
+    return static_cast<const S*>(w.y)[data_row * w.y_stride + unit(i)];
+  }
   __device__ __forceinline__ float left(int e, int64_t data_row, int i) const {
-    if (e == 0) return load<S>(w.y, data_row * w.y_stride + unit(i)).v;
     return load<float>(w.c_all, (e - 1) * w.c_all_plane + data_row * w.hidden + unit(i)).v;
   }
 
   __device__ __forceinline__ void load_ahead(Ahead& ahead, int k, int tile) const {
-    const int t = time_of(c.steps, k);
+    const int t = time_of(c.steps, k), t_before = time_of(c.steps, k - 1);
+    const TileRow rows[2] = {row(tile, 0), row(tile, 1)};
+    const bool reset[2] = {is_reset(rows[0], t), is_reset(rows[1], t)};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const TileRow r = row(tile, i);
-      if (i < 2) ahead.reset[i] = is_reset(r, t);
+      const TileRow r = rows[i & 1];
       if (t >= r.end || unit(i) >= H) continue;
       const int64_t now = first_row(c.steps, t) + r.row;
-      const int t_before = time_of(c.steps, k - 1);
-      const bool follows = !(c.steps.begins && k == 0) && t_before < r.end && !ahead.reset[i & 1];
+      const bool follows = !(c.steps.begins && k == 0) && t_before < r.end && !reset[i & 1];
       const int64_t before = follows ? first_row(c.steps, t_before) + r.row : 0;
 #pragma unroll
       for (int j = 0; j < kSaved; ++j)
         copy_ahead(&own_saved(j, i),
                    static_cast<const float*>(c.saved) + ((now - c.saved_first) * kSaved + j) * w.hidden + unit(i),
                    true);
+      const S* const initial = static_cast<const S*>(reset[i & 1] ? w.reset_h : w.h0);
+      const S* const dy = static_cast<const S*>(w.dy);
+      const S zero = narrow<S>(0.f);
+      ahead.h_leaving[i] = h_left(now, i);
+      ahead.h_entering[i] = follows ? h_left(before, i) : initial ? initial[at_state(0, r.row, i)] : zero;
+      ahead.h_grad[i] = dy ? dy[now * w.dy_stride + unit(i)] : zero;
 #pragma unroll
-      for (int e = 0; e < kStates; ++e) {
-        const void* reset = e == 0 ? w.reset_h : w.reset_c;
-        const void* initial = e == 0 ? w.h0 : w.c0;
+      for (int e = 1; e < kStates; ++e) {
         ahead.leaving[e][i] = left(e, now, i);
-        ahead.entering[e][i] = follows ? left(e, before, i)
-                                       : load_or_zero<S>(ahead.reset[i & 1] ? reset : initial, at_state(e, r.row, i)).v;
-        const void* grad = e == 0 ? w.dy : w.dc_all;
-        const int64_t at = e == 0 ? now * w.dy_stride : (e - 1) * w.c_all_plane + now * w.hidden;
-        ahead.grad[e][i] = e == 0 ? load_or_zero<S>(grad, at + unit(i)).v : load_or_zero<float>(grad, at + unit(i)).v;
+        ahead.entering[e][i] =
+            follows ? left(e, before, i) : load_or_zero<S>(reset[i & 1] ? w.reset_c : w.c0, at_state(e, r.row, i)).v;
+        ahead.grad[e][i] = load_or_zero<float>(w.dc_all, (e - 1) * w.c_all_plane + now * w.hidden + unit(i)).v;
       }
     }
   }
@@ -209,28 +219,34 @@ struct ClusterBackwardKernel {
     }
   }
 
-  // The gates' gradients, as operands for the products and into memory.
-  __device__ __forceinline__ void compute(const Ahead& ahead, int k, int tile, int turn) const {
-    const int t = time_of(c.steps, k);
-    const int64_t first = first_row(c.steps, t) - c.gates_first;
+  // The gates' gradients of a lane's values.
+  struct Gradients {
     float dgx[kGates][4], dgh[kGates][4];
+  };
+
+  // Also as operands for the products.
+  __device__ __forceinline__ void compute(Gradients& grads, const Ahead& ahead, int k, int tile, int turn) const {
+    const int t = time_of(c.steps, k);
+    const TileRow rows[2] = {row(tile, 0), row(tile, 1)};
     wait_for_copies();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const TileRow r = row(tile, i);
-      const bool part = t < r.end && unit(i) < H;
+      const bool part = t < rows[i & 1].end && unit(i) < H;
       L saved[kSaved > 0 ? kSaved : 1], entering[kStates], leaving[kStates], ds[kStates], dx[kGates], dh[kGates];
 #pragma unroll
       for (int j = 0; j < kSaved; ++j) saved[j] = L(own_saved(j, i));
 #pragma unroll
       for (int e = 0; e < kStates; ++e) {
-        entering[e] = L(ahead.entering[e][i]), leaving[e] = L(ahead.leaving[e][i]);
-        ds[e] = L(own_grad(tile, e, i) + ahead.grad[e][i]);
+        entering[e] = L(e == 0 ? widen(ahead.h_entering[i]) : ahead.entering[e][i]);
+        leaving[e] = L(e == 0 ? widen(ahead.h_leaving[i]) : ahead.leaving[e][i]);
+        ds[e] = L(own_grad(tile, e, i) + (e == 0 ? widen(ahead.h_grad[i]) : ahead.grad[e][i]));
       }
       Traits::template backward<0>(saved, entering, leaving, static_cast<const L*>(nullptr), ds, L(0), dx, dh);
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate)
-        dgx[gate][i] = part ? dx[gate].v : 0.f, dgh[gate][i] = part ? dh[gate].v : 0.f;
+      for (int gate = 0; gate < kGates; ++gate) {
+        grads.dgx[gate][i] = part ? dx[gate].v : 0.f;
+        grads.dgh[gate][i] = part ? dh[gate].v : 0.f;
+      }
 #pragma unroll
       for (int e = 0; e < kStates; ++e)
         if (part) own_grad(tile, e, i) = ds[e].v;
@@ -238,17 +254,23 @@ struct ClusterBackwardKernel {
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
       uint2* const to = operand(turn, gate, me.warp);
-      P::spread(dgh[gate], me.lane, [&](int slot, uint2 value) { to[slot] = value; });
+      P::spread(grads.dgh[gate], me.lane, [&](int slot, uint2 value) { to[slot] = value; });
     }
+  }
+
+  __device__ __forceinline__ void store_gates(const Gradients& grads, int k, int tile) const {
+    const int t = time_of(c.steps, k);
+    const int64_t first = first_row(c.steps, t) - c.gates_first;
+    const TileRow rows[2] = {row(tile, 0), row(tile, 1)};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const TileRow r = row(tile, i);
+      const TileRow r = rows[i & 1];
       if (t >= r.end || unit(i) >= H) continue;
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
         const int64_t at = ((first + r.row) * kGates + gate) * w.hidden + unit(i);
-        store<S>(c.dgx, at, L(dgx[gate][i]));
-        if (!Traits::kSameGrads) store<S>(c.dgh, at, L(dgh[gate][i]));
+        store<S>(c.dgx, at, L(grads.dgx[gate][i]));
+        if (!Traits::kSameGrads) store<S>(c.dgh, at, L(grads.dgh[gate][i]));
       }
     }
   }
@@ -284,17 +306,21 @@ struct ClusterBackwardKernel {
     for (int count = 0; turn.exists; ++count) {
       const Turns::Turn next = turns.after(turn);
       const int n = range(turn.tile).end - 1 - turn.k;
+      Gradients grads;
       if (leads()) {
         if (n > 0) {
           bool reset[2];
           for (int i = 0; i < 2; ++i) reset[i] = is_reset(row(turn.tile, i), time_of(c.steps, turn.k + 1));
           receive(turn.tile, n - 1, reset);
         }
-        compute(ahead, turn.k, turn.tile, count);
-        if (next.exists) load_ahead(ahead, next.k, next.tile);
+        compute(grads, ahead, turn.k, turn.tile, count);
       }
       __syncthreads();
       multiply(count, turn.tile, n, resident);
+      if (leads()) {
+        store_gates(grads, turn.k, turn.tile);
+        if (next.exists) load_ahead(ahead, next.k, next.tile);
+      }
       turn = next;
     }
     for_tiles([&](int tile) {

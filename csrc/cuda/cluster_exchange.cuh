@@ -46,7 +46,7 @@ struct ClusterForwardExchange {
   };
   template <class Kernel>
   static __device__ __forceinline__ Source first_source(const Kernel& k) {
-    return {k.depth_begin / k.shape.owned, k.depth_begin};
+    return {k.shape.owner(k.depth_begin), k.depth_begin};
   }
   // Before the depth group i of step n of a tile is read. The warps of the block's first group renew the barriers.
   template <class Kernel>
@@ -128,7 +128,7 @@ struct ClusterBackwardExchange {
       *slot(k, tile, n, 0, group) = value;
       return;
     }
-    const int owner = group / k.shape.owned;
+    const int owner = k.shape.owner(group);
     push(slot(k, tile, n, k.me.rank, group - owner * k.shape.owned), value, barrier(k, tile, n), owner);
   }
   // After all groups of a warp.
