@@ -118,16 +118,18 @@ struct ClusterBackwardKernel {
     const uint2* const b;
     const int tile, depths;
     const int n;
-    uint2 ahead = b[0];  // the next operand: it is loaded while this one is multiplied
-    int depth = 0, number = 0;
-    float sums[2][4] = {};  // of even and odd fragments, since each would wait for the one before
+    int number = 0, next = depths > 1 ? 1 : 0;  // the depth of the next fragment
+    // Of even and of odd fragments, since each would wait for the one before: operands, loaded two fragments ahead, and
+    // sums.
+    uint2 operands[2] = {b[0], b[next * kWarpLanes]};
+    float sums[2][4] = {};
 
     __device__ __forceinline__ void multiply(int parity, const uint32_t (&a)[4]) {
-      const uint2 operand = ahead;
-      depth = depth + 1 < depths ? depth + 1 : 0;
-      ahead = b[depth * kWarpLanes];
-      P::multiply(sums[parity], a, operand);
-      if (depth > 0) return;
+      P::multiply(sums[parity], a, operands[parity]);
+      const bool ends = next == 0;
+      next = next + 1 < depths ? next + 1 : 0;
+      operands[parity] = b[next * kWarpLanes];
+      if (!ends) return;
       const auto whole = [&](int i) { return sums[0][i] + sums[1][i]; };
       Exchange::give(kernel, tile, n, kernel.dh_group(number++), make_float4(whole(0), whole(1), whole(2), whole(3)));
 #pragma unroll
