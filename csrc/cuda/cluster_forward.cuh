@@ -109,6 +109,10 @@ struct ClusterForwardKernel {
 
   __device__ __forceinline__ void multiply(float (&sums)[kGates][4], int tile, int n,
                                            const uint32_t (&resident)[kResidentGroups][kDepths][kGates][4]) const {
+    float odd[4] = {};  // with a single gate, each fragment would wait for the one before
+    const auto sum_of = [&](int gate, int fragment) -> float (&)[4] {
+      return kGates == 1 && fragment % 2 == 1 ? odd : sums[gate];
+    };
     auto source = Exchange::first_source(*this);
     const uint2* b = Exchange::operand(*this, tile, n, depth_begin) + me.lane;
 #pragma unroll
@@ -118,7 +122,8 @@ struct ClusterForwardKernel {
 #pragma unroll
         for (int depth = 0; depth < kDepths; ++depth, b += kWarpLanes)
 #pragma unroll
-          for (int gate = 0; gate < kGates; ++gate) P::multiply(sums[gate], resident[j][depth][gate], *b);
+          for (int gate = 0; gate < kGates; ++gate)
+            P::multiply(sum_of(gate, j * kDepths + depth), resident[j][depth][gate], *b);
       }
     }
     const uint4* from = overflow();
@@ -130,9 +135,11 @@ struct ClusterForwardKernel {
         for (int gate = 0; gate < kGates; ++gate, from += kWarpLanes) {
           uint32_t a[4];
           load_fragment(a, from);
-          P::multiply(sums[gate], a, *b);
+          P::multiply(sum_of(gate, depth), a, *b);
         }
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[0][i] += odd[i];
   }
 
   // The sums of all slices, in order, in the warp of slice 0; `turn` counts the turns of the block.

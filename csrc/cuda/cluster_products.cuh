@@ -64,7 +64,7 @@ struct FloatProducts {
   }
 
   static __device__ __forceinline__ void split(uint32_t v, uint32_t& high, uint32_t& low) {
-    high = to_tf32(__uint_as_float(v));
+    high = v & 0xffffe000u;  // what is cut off is in `low`, exactly; to round would take longer
     low = to_tf32(__uint_as_float(v) - __uint_as_float(high));
   }
 
