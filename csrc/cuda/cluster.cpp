@@ -14,15 +14,20 @@ namespace {
 
 constexpr int kMaxBlocks = 16;
 
-// Clocks of a step, for choosing among shapes: estimates, until a GPU has measured them. Products of resident fragments
-// are bound by the tensor cores, the others by shared memory; a step waits at least once for what its peers push.
+// Clocks of a step, for choosing among shapes: estimates, no GPU has measured them. Products of resident fragments are
+// bound by the tensor cores (in float32 by what splits the numbers), the others by shared memory; one warp computes the
+// cell of a group, some of them on each scheduler; a step waits at least once for what its peers push.
+template <class Layout>
 int64_t clocks(const ClusterShape& s, const ClusterCell& cell, Math math, int rounds) {
-  constexpr int kSchedulers = 4, kMultiply = 7, kLoad = 4, kPushedBytes = 16, kAlone = 200, kExchange = 800;
+  constexpr int kSchedulers = 4, kLoad = 4, kPushedBytes = 16, kAlone = 200, kExchange = 800;
+  constexpr int kMultiply = 7, kMultiplyExactly = 30, kCell = 500, kExactCell = 1200;
+  const bool exact = math == Math::kFloat32;
   const int fragments = s.owned * s.groups * cell.gates * cell.depths;
   const int64_t product =
-      divided_up(fragments, kSchedulers) * kMultiply * (math == Math::kFloat32 ? 3 : 1) + s.warps * s.overflow * kLoad;
-  const int64_t exchange = s.groups * cell.depths * kOperandBytes / kPushedBytes;
-  const int64_t tile = product + exchange;
+      divided_up(fragments, kSchedulers) * (exact ? kMultiplyExactly : kMultiply) + s.warps * s.overflow * kLoad;
+  const int64_t cells = divided_up(s.owned, kSchedulers) * (exact ? kExactCell : kCell);
+  const int pushed = std::is_same_v<Layout, ForwardLayout> ? cell.depths * kOperandBytes : kLanesBytes;
+  const int64_t tile = product + cells + s.groups * pushed / kPushedBytes;
   return rounds * std::max(tile * s.tiles, tile + (s.blocks == 1 ? kAlone : kExchange));
 }
 
@@ -64,7 +69,7 @@ std::optional<ClusterShape> best_shape(const ClusterLayer& layer, const Limits& 
     s.shared_bytes = bytes(std::min<int64_t>((tiles + at_once - 1) / at_once, fit));
     s.overflow = Layout(s, cell).overflow;
     s.clusters = static_cast<int>((tiles + s.tiles - 1) / s.tiles);
-    const int64_t needed = clocks(s, cell, layer.math, divided_up(s.clusters * s.directions, all_at_once));
+    const int64_t needed = clocks<Layout>(s, cell, layer.math, divided_up(s.clusters * s.directions, all_at_once));
     if (!best || needed < best_clocks) best = s, best_clocks = needed;
   }
   return best;
