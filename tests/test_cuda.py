@@ -295,12 +295,13 @@ def test_more_steps_than_a_chunk_and_a_table_hold(place, ragged, save):
 def test_segments_and_chunks(emulated, engine, cell, P, ragged):
     """Of two steps: a chunk of several segments, and a segment of several chunks."""
     walk = {"T": 7, "B": 4, "P": P, "reverse": (False, True), "ragged": ragged, "resets": True, "return_states": False}
+    usual = emulated.chunk_bytes()
     try:
-        emulated.set_chunk_bytes(2 * 4 * CELLS[cell].gates * 5 * 4)  # of the gates, in float32
+        emulated.set_chunk_bytes([2 * 4 * CELLS[cell].gates * 5 * 4] * 2)  # of the gates, in float32
         for save in ("1", "3"):
             Place(emulated, "cpu").check(Problem(cell, save=save, **walk), torch.float32, engine)
     finally:
-        emulated.set_chunk_bytes(32 << 20)
+        emulated.set_chunk_bytes(usual)
 
 
 def test_more_rows_and_steps_than_65535(place):

@@ -116,8 +116,10 @@ def test_more_steps_than_a_table_holds(emulated, save):
 def test_more_steps_than_a_chunk_holds(emulated, ragged, save):
     walk = {"reverse": (False, True), "ragged": ragged, "resets": True}
     problem = Problem("lstm", T=7, B=11, H=16, save=save, return_states=save == "states", **walk)
-    with knob(emulated.set_chunk_bytes, 2 * problem.B * 4 * problem.H * 4, 32 << 20):  # two steps
-        check(emulated, problem, torch.bfloat16)
+    step = problem.B * 4 * problem.H * 4
+    for steps in ((2, 2), (1, 3)):  # as usual, in a launch
+        with knob(emulated.set_chunk_bytes, [n * step for n in steps], emulated.chunk_bytes()):
+            check(emulated, problem, torch.bfloat16)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn_tanh"])

@@ -53,7 +53,7 @@ def together(ops, problem: Problem, saves, engine="stepwise", dtype=torch.float3
 def one_by_one(ops, problem: Problem, saves, engine="stepwise", dtype=torch.float32):
     """In chunks of as many steps."""
     (cell, x, *_), parts = stack_inputs(problem, dtype, len(saves))
-    ops.set_chunk_bytes(CHUNK * B * CELLS[cell].gates * problem.H * 4)  # of the gates, in float32
+    ops.set_chunk_bytes([CHUNK * B * CELLS[cell].gates * problem.H * 4] * 2)  # of the gates, in float32
     outputs = []
     for part, save in zip(parts, saves, strict=True):
         outputs.append(ops.sequence(cell, x, *part, problem.reverse, save, engine))
@@ -74,10 +74,11 @@ def assert_same(ours, theirs):
 @pytest.fixture
 def ops(emulated):
     """With NaN in memory that nobody has written."""
+    usual = emulated.chunk_bytes()
     torch.use_deterministic_algorithms(True)
     yield emulated
     torch.use_deterministic_algorithms(False)
-    emulated.set_chunk_bytes(32 << 20)
+    emulated.set_chunk_bytes(usual)
     emulated.set_stream(0)
 
 

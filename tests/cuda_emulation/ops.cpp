@@ -215,7 +215,11 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def("run_out_of_memory_after(int products) -> ()", [](int64_t n) { products_until_out_of_memory = n; });
   m.def("set_shared_bytes(int bytes) -> ()", [](int64_t bytes) { emulation::shared_bytes = bytes; });
   m.def("forget_work() -> bool", &emulation::forget_work);
-  m.def("set_chunk_bytes(int bytes) -> ()", [](int64_t bytes) { seq::ops::cuda_chunk_bytes = bytes; });
+  m.def("chunk_bytes() -> int[]",
+        [] { return std::vector<int64_t>{seq::ops::cuda_chunk_bytes, seq::ops::cuda_launch_bytes}; });
+  m.def("set_chunk_bytes(int[] bytes) -> ()", [](const std::vector<int64_t>& bytes) {
+    seq::ops::cuda_chunk_bytes = bytes[0], seq::ops::cuda_launch_bytes = bytes[1];
+  });
   m.def("exchange(int blocks, int bytes, bool waits) -> Tensor", &exchange);
   m.def("multiply(str type, Tensor a, Tensor b) -> Tensor", &multiply);
   m.def("step_without_memory(str cell, int length) -> ()", &step_without_memory);

@@ -79,8 +79,9 @@ class Exchange {
 
 void* pointer_to(const at::Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
 
-// Where the rows of packed data lie goes to the kernels in a table.
-int64_t most_steps(const Layer& layer) { return layer.packed ? cuda::kStepsPerTable : kAnySteps; }
+// So many that the loading of the weights is a small part of a launch; where the rows of packed data lie goes to the
+// kernels in a table.
+ChunkSteps asked_steps(const Layer& layer) { return {64, layer.packed ? cuda::kStepsPerTable : kAnySteps}; }
 
 // What the forward and the backward share.
 class OnChipWalk {
@@ -123,7 +124,7 @@ class OnChipWalk {
 class ClusterForward : public LayerForward {
  public:
   ClusterForward(const Arguments& a, const Layer& layer, const Kept& kept, const OnChip& engine)
-      : LayerForward(a, layer, kept, most_steps(layer)),
+      : LayerForward(a, layer, kept, asked_steps(layer)),
         on_chip_(c_, engine, /*backward=*/false),
         exchange_(on_chip_.shape, c_.x.options()) {}
 
@@ -146,7 +147,7 @@ class ClusterForward : public LayerForward {
 class ClusterBackward : public LayerBackward {
  public:
   ClusterBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs, const OnChip& engine)
-      : LayerBackward(a, s, layer, needs, most_steps(layer)),
+      : LayerBackward(a, s, layer, needs, asked_steps(layer)),
         on_chip_(c_, engine, /*backward=*/true),
         exchange_(on_chip_.shape, c_.x.options()) {}
 

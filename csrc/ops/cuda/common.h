@@ -15,7 +15,19 @@ namespace seq::ops {
 // Of the gates of a chunk: within the L2 of a large GPU. Tests make it smaller.
 inline int64_t cuda_chunk_bytes = 32 << 20;
 
+// As much as that, where an engine walks a chunk in one launch, which begins with loading the weights.
+inline int64_t cuda_launch_bytes = 128 << 20;
+
 constexpr int64_t kAnySteps = std::numeric_limits<int64_t>::max();
+
+// How many steps of a chunk an engine asks for, at least where they take no more than cuda_launch_bytes.
+struct ChunkSteps {
+  int64_t least = 1, most = kAnySteps;
+};
+inline int64_t cuda_chunk_steps(const Layer& layer, int64_t members, const ChunkSteps& asked) {
+  const auto steps = [&](int64_t bytes) { return steps_per_chunk(layer, bytes / members, 1); };
+  return std::min(std::max(steps(cuda_chunk_bytes), std::min(asked.least, steps(cuda_launch_bytes))), asked.most);
+}
 
 inline void check_launch(cuda::Error error) {
   TORCH_CHECK(error == nullptr, "seqcuda: a kernel could not be launched: ", error);

@@ -5,7 +5,7 @@
 namespace seq::ops {
 
 LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer& layer, const Needs& needs,
-                             int64_t most_steps)
+                             const ChunkSteps& asked)
     : c_(a, layer), layer_(layer), needs_(needs), data_(a.x.options()) {
   const Saved s = c_.alone ? with_member(given) : given;
   y_ = s.y.contiguous();
@@ -35,7 +35,7 @@ LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer
     const at::Tensor t = at::arange(layer.steps, c_.lengths.options()).unsqueeze(1);
     c_.x = c_.x.masked_fill(t.ge(c_.lengths.unsqueeze(1)).view({M, layer.rows, 1}), 0);
   }
-  steps_ = std::min(steps_per_chunk(layer, cuda_chunk_bytes / M, 1), most_steps);
+  steps_ = cuda_chunk_steps(layer, M, asked);
   segments_ = restored_steps(layer, marked_ ? saved_.size(2) : 0, steps_);
   directions_.resize(D);
   for (int64_t d = 0; d < D; ++d) set_up(d, std::min(steps_ * B, layer.rows));

@@ -24,7 +24,7 @@ struct DirectionBackward {
 
 class LayerBackward {
  public:
-  LayerBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs, int64_t most_steps);
+  LayerBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs, const ChunkSteps& asked);
   virtual ~LayerBackward() = default;
 
   SequenceGradients run();

@@ -2,12 +2,12 @@
 
 namespace seq::ops {
 
-LayerForward::LayerForward(const Arguments& a, const Layer& layer, const Kept& kept, int64_t most_steps)
+LayerForward::LayerForward(const Arguments& a, const Layer& layer, const Kept& kept, const ChunkSteps& asked)
     : c_(a, layer),
       layer_(layer),
       kept_(kept),
       directions_(layer.directions),
-      chunk_steps_(std::min(steps_per_chunk(layer, cuda_chunk_bytes / c_.members, 1), most_steps)) {
+      chunk_steps_(cuda_chunk_steps(layer, c_.members, asked)) {
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
   const int64_t M = c_.members;
   const auto data = a.x.options();

@@ -14,8 +14,7 @@ struct DirectionForward {
 
 class LayerForward {
  public:
-  // most_steps: of a chunk.
-  LayerForward(const Arguments& a, const Layer& layer, const Kept& kept, int64_t most_steps);
+  LayerForward(const Arguments& a, const Layer& layer, const Kept& kept, const ChunkSteps& asked);
   virtual ~LayerForward() = default;
 
   SequenceResult run();

@@ -9,7 +9,7 @@ namespace {
 class StepwiseBackward : public LayerBackward {
  public:
   StepwiseBackward(const Arguments& a, const Saved& s, const Layer& layer, const Needs& needs)
-      : LayerBackward(a, s, layer, needs, kAnySteps), steps_(layer.directions) {
+      : LayerBackward(a, s, layer, needs, ChunkSteps()), steps_(layer.directions) {
     const int64_t M = c_.members, B = layer.batch;
     for (int64_t d = 0; d < layer.directions; ++d) {
       auto& own = steps_[d];

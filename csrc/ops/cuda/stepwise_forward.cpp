@@ -8,7 +8,7 @@ namespace {
 class StepwiseForward : public LayerForward {
  public:
   StepwiseForward(const Arguments& a, const Layer& layer, const Kept& kept)
-      : LayerForward(a, layer, kept, kAnySteps), steps_(layer.directions) {
+      : LayerForward(a, layer, kept, ChunkSteps()), steps_(layer.directions) {
     const int64_t M = c_.members, B = layer.batch, H = layer.hidden;
     for (int64_t d = 0; d < layer.directions; ++d) {
       auto& dir = directions_[d];
