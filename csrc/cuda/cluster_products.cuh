@@ -64,7 +64,7 @@ struct FloatProducts {
   }
 
   static __device__ __forceinline__ void split(uint32_t v, uint32_t& high, uint32_t& low) {
-    high = v & 0xffffe000u;  // what is cut off is in `low`, exactly; to round would take longer
+    high = cut_to_tf32(v);  // what is cut off is in `low`, exactly; to round would take longer
     low = to_tf32(__uint_as_float(v) - __uint_as_float(high));
   }
 

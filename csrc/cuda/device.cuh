@@ -195,12 +195,18 @@ __device__ __forceinline__ float select(bool first, float a, float b) {
   return result;
 }
 
-// To nearest in TF32, ties away from zero; the bits of a float. Volatile, or the compiler would round what stays the
-// same over many steps once, and keep both forms in registers.
+// To nearest in TF32, ties away from zero, or towards zero; the bits of a float. Volatile, or the compiler would round
+// what stays the same over many steps once, and keep both forms in registers.
 __device__ __forceinline__ uint32_t to_tf32(float value) {
   uint32_t rounded;
   asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
   return rounded;
+}
+
+__device__ __forceinline__ uint32_t cut_to_tf32(uint32_t value) {
+  uint32_t cut;
+  asm volatile("and.b32 %0, %1, 0xffffe000;" : "=r"(cut) : "r"(value));
+  return cut;
 }
 
 // d += A B, summed in float32: depth 16 for 16-bit types, depth 8 for TF32, whose low bits are cut off.

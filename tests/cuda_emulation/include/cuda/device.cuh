@@ -86,6 +86,7 @@ inline uint32_t to_tf32(float value) {
   const uint32_t bits = __float_as_uint(value);
   return (std::isfinite(value) ? bits + 0x1000 : bits) & 0xffffe000;
 }
+inline uint32_t cut_to_tf32(uint32_t value) { return value & 0xffffe000; }
 
 struct Tf32 {};
 
