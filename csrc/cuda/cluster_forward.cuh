@@ -139,7 +139,7 @@ struct ClusterForwardKernel {
         }
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[0][i] += odd[i];
+    for (int i = 0; kGates == 1 && i < 4; ++i) sums[0][i] += odd[i];
   }
 
   // The sums of all slices, in order, in the warp of slice 0; `turn` counts the turns of the block.
