@@ -216,12 +216,13 @@ def test_a_product_is_of_all_members_or_of_all_heads(emulated, members, heads, p
 def test_products_of_later_chunks_add_to_those_of_the_first(emulated, dtype, cell, reverse, operations):
     """Three chunks of a step: two products each in the forward; in the backward one of the step, one for x, added to
     where there are two directions, and one for each weight. A gradient of both biases is summed once."""
-    emulated.set_chunk_bytes(1)
+    usual = emulated.chunk_bytes()
+    emulated.set_chunk_bytes([1, 1])
     try:
         with torch.autograd.profiler.profile() as profile:
             op_outputs_and_gradients(Problem(cell, T=3, reverse=reverse), dtype, emulated, engine="stepwise")
     finally:
-        emulated.set_chunk_bytes(32 << 20)
+        emulated.set_chunk_bytes(usual)
     seen = {event.key.removeprefix("aten::"): event.count for event in profile.key_averages()}
     assert {name: seen[name] for name in operations} == operations
 

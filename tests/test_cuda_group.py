@@ -38,11 +38,12 @@ def test_many_blocks(emulated, problem, dtype):
 
 def test_more_launches_than_are_counted_at_once(emulated):
     """A step each."""
-    emulated.set_chunk_bytes(1)
+    usual = emulated.chunk_bytes()
+    emulated.set_chunk_bytes([1, 1])
     try:
         check(emulated, Problem("gru", T=30, H=70, **RAGGED), torch.bfloat16)
     finally:
-        emulated.set_chunk_bytes(32 << 20)
+        emulated.set_chunk_bytes(usual)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
