@@ -113,7 +113,7 @@ struct GroupBackwardExchange {
   template <class Kernel>
   static __device__ __forceinline__ void take(const Kernel& k, int tile, int n, float (&sums)[4]) {
     const bool received = warp_agrees(wait_for_count(k, tile, k.group, static_cast<int64_t>(n + 1) * k.shape.blocks));
-    constexpr int kAtOnce = 16;
+    constexpr int kAtOnce = 8;
     for (int from = 0; from < k.shape.blocks; from += kAtOnce) {
       float4 parts[kAtOnce];
       load_at_once(parts, k.shape.blocks - from, [&](int i) { return slot(k, tile, n, k.group, from + i); });
