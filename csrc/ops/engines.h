@@ -9,6 +9,7 @@ namespace seq::ops {
 
 // panel: the weights packed once per call, own product microkernel with the cell fused to it, one parallel region per
 //   chunk. The bits of a row depend on that row alone: not on the batch, its order, padding, chunks or threads.
+//   A single step of few rows has the same bits and reads the weights as they lie.
 // stepwise: an ATen product per step and phase, then the fused cell.
 enum class Engine { kPanel, kStepwise };
 
