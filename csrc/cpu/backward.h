@@ -244,9 +244,11 @@ struct BackwardWalk {
         const int64_t blocks = blocks_of(H, kBlock), begin = share.first(blocks) * kBlock;
         const int64_t most = share.last(blocks) * kBlock, end = most < H ? most : H;
         const int64_t whole = b.between() ? begin : end - end % kWidth;
-        usual_cells<kPhase>(b, k, share.row_begin, rows, begin, whole);
-        for (int64_t i = share.row_begin; i < share.row_begin + rows; ++i)
-          for (int64_t u = whole; u < end; u += kWidth) cell<kPhase>(b, entering(b, k, t, i), u, end - u, L(T(0)));
+        if (begin < whole) usual_cells<kPhase>(b, k, share.row_begin, rows, begin, whole);
+        for (int64_t i = share.row_begin; whole < end && i < share.row_begin + rows; ++i) {
+          const Entering from = entering(b, k, t, i);
+          for (int64_t u = whole; u < end; u += kWidth) cell<kPhase>(b, from, u, end - u, L(T(0)));
+        }
       }
     } else {
       constexpr int kNext = kPhase + 1;
