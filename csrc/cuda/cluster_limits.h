@@ -40,9 +40,6 @@ inline std::string no_kernel(const ClusterLayer& layer) {
   return std::string("cell ") + kCells[layer.cell].name +
          " has more than one phase, parameters of its own or no recurrent product";
 }
-inline std::string version(int capability) {
-  return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
-}
 inline std::string other_capability(const std::string& needed, int capability) {
   return "it needs a GPU of compute capability " + needed + ", this one has " + version(capability);
 }

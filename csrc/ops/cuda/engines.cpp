@@ -15,6 +15,8 @@ namespace seq::ops {
 
 namespace {
 
+using cuda::version;
+
 // The first runs whatever there is.
 const CudaEngine kEngines[] = {
     {"stepwise", [](const Layer&, int) { return std::string(); }, &stepwise_forward, &stepwise_backward, true,
@@ -36,8 +38,6 @@ const CudaEngine* engine_named(std::string_view name) {
                                   [&](const CudaEngine& engine) { return engine.name == name; });
   return found == std::end(kEngines) ? nullptr : found;
 }
-
-std::string version(int capability) { return std::to_string(capability / 10) + "." + std::to_string(capability % 10); }
 
 void check_gpu(const Layer& layer, int capability) {
   TORCH_CHECK(cuda::compiled_for() > 0, "seqcuda: ", layer.device, " has compute capability ", version(capability),
