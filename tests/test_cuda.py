@@ -14,7 +14,7 @@ import cuda_emulation
 import marks
 import pytest
 import torch
-from cuda_emulation import fault
+from cuda_emulation import fault, knob
 from hypothesis import given, settings
 from walks import (
     STRUCTS,
@@ -216,13 +216,8 @@ def test_a_product_is_of_all_members_or_of_all_heads(emulated, members, heads, p
 def test_products_of_later_chunks_add_to_those_of_the_first(emulated, dtype, cell, reverse, operations):
     """Three chunks of a step: two products each in the forward; in the backward one of the step, one for x, added to
     where there are two directions, and one for each weight. A gradient of both biases is summed once."""
-    usual = emulated.chunk_bytes()
-    emulated.set_chunk_bytes([1, 1])
-    try:
-        with torch.autograd.profiler.profile() as profile:
-            op_outputs_and_gradients(Problem(cell, T=3, reverse=reverse), dtype, emulated, engine="stepwise")
-    finally:
-        emulated.set_chunk_bytes(usual)
+    with knob(emulated.set_chunk_bytes, [1, 1], emulated.chunk_bytes()), torch.autograd.profiler.profile() as profile:
+        op_outputs_and_gradients(Problem(cell, T=3, reverse=reverse), dtype, emulated, engine="stepwise")
     seen = {event.key.removeprefix("aten::"): event.count for event in profile.key_averages()}
     assert {name: seen[name] for name in operations} == operations
 
@@ -296,13 +291,10 @@ def test_more_steps_than_a_chunk_and_a_table_hold(place, ragged, save):
 def test_segments_and_chunks(emulated, engine, cell, P, ragged):
     """Of two steps: a chunk of several segments, and a segment of several chunks."""
     walk = {"T": 7, "B": 4, "P": P, "reverse": (False, True), "ragged": ragged, "resets": True, "return_states": False}
-    usual = emulated.chunk_bytes()
-    try:
-        emulated.set_chunk_bytes([2 * 4 * CELLS[cell].gates * 5 * 4] * 2)  # of the gates, in float32
+    two_steps = 2 * 4 * CELLS[cell].gates * 5 * 4  # of the gates, in float32
+    with knob(emulated.set_chunk_bytes, [two_steps, two_steps], emulated.chunk_bytes()):
         for save in ("1", "3"):
             Place(emulated, "cpu").check(Problem(cell, save=save, **walk), torch.float32, engine)
-    finally:
-        emulated.set_chunk_bytes(usual)
 
 
 def test_more_rows_and_steps_than_65535(place):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
+from cuda_emulation import knob
 from walks import Problem, assert_results, joined, op_outputs_and_gradients, outputs_and_gradients
 
 from seqcuda.testing import assert_within_rule
@@ -27,15 +27,6 @@ def shapes(emulated, problem: Problem, math) -> list[tuple[int, ...]]:
     """Forward and backward: blocks and tiles of a cluster, clusters of a direction, fragments in shared memory."""
     sizes = (problem.cell, problem.B, problem.H, len(problem.reverse), MATH[math])
     return [tuple(emulated.cluster_shape(*sizes, backward)) for backward in (False, True)]
-
-
-@contextmanager
-def knob(setter, value, usual):
-    setter(value)
-    try:
-        yield
-    finally:
-        setter(usual)
 
 
 @pytest.mark.parametrize(

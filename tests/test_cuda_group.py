@@ -9,7 +9,7 @@ import sys
 import cuda_emulation
 import pytest
 import torch
-from cuda_emulation import fault
+from cuda_emulation import fault, knob
 from walks import Problem, assert_results, op_outputs_and_gradients
 
 RAGGED = {"reverse": (False, True), "ragged": "lengths", "resets": True}
@@ -38,12 +38,8 @@ def test_many_blocks(emulated, problem, dtype):
 
 def test_more_launches_than_are_counted_at_once(emulated):
     """A step each."""
-    usual = emulated.chunk_bytes()
-    emulated.set_chunk_bytes([1, 1])
-    try:
+    with knob(emulated.set_chunk_bytes, [1, 1], emulated.chunk_bytes()):
         check(emulated, Problem("gru", T=30, H=70, **RAGGED), torch.bfloat16)
-    finally:
-        emulated.set_chunk_bytes(usual)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

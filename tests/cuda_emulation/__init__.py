@@ -103,13 +103,18 @@ def load():
 
 
 @contextmanager
-def fault(emulated, name: str):
-    """A deliberate fault of the emulation, inside a ``with`` block."""
-    emulated.set_fault(name)
+def knob(setter, value, usual):
+    """A setting, inside a ``with`` block."""
+    setter(value)
     try:
         yield
     finally:
-        emulated.set_fault("none")
+        setter(usual)
+
+
+def fault(emulated, name: str):
+    """A deliberate fault of the emulation, inside a ``with`` block."""
+    return knob(emulated.set_fault, name, "none")
 
 
 def sanitizer_runtime() -> str:
