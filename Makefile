@@ -37,7 +37,7 @@ check: build  ## self-test of every cell, dtype and engine on this machine
 bench: build  ## paired timing against torch.nn
 	$(PY) -m seqcuda bench $(ARGS)
 
-cuda: $(ENVIRONMENT)  ## compile the CUDA kernels for three GPUs and print what each needs; fails where one spills
+cuda: $(ENVIRONMENT)  ## compile the CUDA kernels for four GPUs and print what each needs; fails where one spills
 	$(PY) scripts/cuda_resources.py $(ARGS)
 
 cuda-all: $(ENVIRONMENT)  ## the same for every GPU that nvcc knows

@@ -2,8 +2,8 @@
 
     python scripts/cuda_resources.py [--all] [ARCHITECTURE ...]
 
-An architecture is written as in "80" or "90a"; by default 80, 90a and the newest that nvcc knows, with --all every one
-that it knows from 75 on. What was compiled is kept in build/cuda and done again only when a source has changed.
+An architecture is written as in "80" or "90a"; by default 75, 80, 90a and the newest that nvcc knows, with --all every
+one that it knows from 75 on. What was compiled is kept in build/cuda and done again only when a source has changed.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="every architecture that nvcc knows")
     args = parser.parse_args()
     known = known_architectures()
-    architectures = args.architectures or (known if args.all else ["80", "90a", known[-1]])
+    architectures = args.architectures or (known if args.all else ["75", "80", "90a", known[-1]])
     sources, key = sorted((ROOT / "csrc/cuda").glob("*.cu")), sources_key()
     jobs = [(source, architecture) for architecture in architectures for source in sources]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
