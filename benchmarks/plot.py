@@ -60,7 +60,8 @@ def draw(files: list[dict], out: Path) -> None:
     figure.set_layout_engine("constrained")
     for part, content in zip(figure.subfigures(len(files), 1, squeeze=False)[:, 0], files, strict=True):
         m, results = content["machine"], content["results"]
-        part.suptitle(f"{m.get('gpu') or m['cpu']}, {m['cores']} cores, torch {m['torch']}", fontsize=11)
+        processor = m.get("gpu") or f"{m['cpu']}, {m['instruction set']}"
+        part.suptitle(f"{processor}, {m['cores']} cores, torch {m['torch']}", fontsize=11)
         for axes, mode in zip(part.subplots(1, len(MODES), sharey=True), MODES, strict=True):
             panel(axes, results, mode)
         threads = sorted({r["threads"] for r in results})

@@ -47,7 +47,9 @@ def markdown(result: dict) -> str:
 
 
 def default_path(machine: dict, prefix: str = "") -> Path:
-    name = f"{prefix} {machine.get('gpu') or machine['cpu']} {machine['cores']} cores"
+    """Another processor, or another instruction set of one, has a file of its own."""
+    where = machine.get("gpu") or f"{machine['cpu']} {machine['instruction set']}"
+    name = f"{prefix} {where} {machine['cores']} cores"
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json")
 
 

@@ -27,16 +27,25 @@ def cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
 
 
 @functools.cache
-def product(square: int):
+def square_product(square: int):
     a, b, out = torch.randn(3, square, square)
     return functools.partial(torch.mm, a, b, out=out)
 
 
+def rate(square: int, seconds: float) -> float:
+    """GFLOP/s of a product of squares that took so long."""
+    return 2e-9 * square**3 / seconds
+
+
+def products(case: bench.Case) -> float:
+    """GFLOP of the products of a case."""
+    return work(case.shape, GATES[case.cell]) * (3 if case.mode == "training" else 1)
+
+
 def measure(case: bench.Case, square: int, seconds: float) -> dict:
     shape = case.shape
-    theirs, ours = bench.pair(product(square), bench.prepare(case, "seqcuda"), seconds, fewest=FEWEST)
-    gflop = work(shape, GATES[case.cell]) * (3 if case.mode == "training" else 1)
-    rate = 2e-9 * square**3
+    theirs, ours = bench.pair(square_product(square), bench.prepare(case, "seqcuda"), seconds, fewest=FEWEST)
+    gflop = products(case)
     return {
         "case": f"{shape.name}, {case.cell}",
         "sizes": shape.describe(),
@@ -45,8 +54,8 @@ def measure(case: bench.Case, square: int, seconds: float) -> dict:
         "threads": case.threads,
         "engine": bench.engine(case),
         "GFLOP/s": gflop / statistics.median(ours),
-        "product GFLOP/s": rate / statistics.median(theirs),
-        "share": bench.ratio([gflop / rate * t for t in theirs], ours),
+        "product GFLOP/s": rate(square, statistics.median(theirs)),
+        "share": bench.ratio([gflop / rate(square, t) for t in theirs], ours),
     }
 
 
