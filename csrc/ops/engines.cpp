@@ -1,5 +1,8 @@
 #include "ops/engines.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "cpu/instruction_set.h"
 #include "ops/devices.h"
 #include "ops/team.h"
@@ -21,6 +24,23 @@ Explanation explain(const Layer& layer, const std::string& asked) {
 
 const AddDevice cpu_device("cpu", {{"panel", "stepwise"}, &explain});
 
+// Packing the weights costs about as much as a few products with one row, and more where they come from memory: how
+// many rows, all steps together, do not pay for it, by the bytes of a direction's weights. Measured in float32, in
+// inference and in training.
+struct Unpacked {
+  int64_t from_bytes, rows;
+};
+constexpr Unpacked kUnpacked[] = {{6 << 20, 64}, {3 << 19, 24}, {1 << 19, 8}, {0, 3}};
+
+int64_t rows_without_packing(const Layer& layer) {
+  const int64_t size = static_cast<int64_t>(at::elementSize(layer.compute));
+  const int64_t bytes = layer.cell.gates * layer.hidden * (layer.input + layer.head_width()) * size;
+  if (layer.dtype != layer.compute) return std::end(kUnpacked)[-1].rows;  // they are copied in any case
+  return std::find_if(std::begin(kUnpacked), std::end(kUnpacked),
+                      [&](const Unpacked& u) { return bytes >= u.from_bytes; })
+      ->rows;
+}
+
 }  // namespace
 
 Choice choose_engine(const Layer& layer, const std::string& asked) {
@@ -28,9 +48,7 @@ Choice choose_engine(const Layer& layer, const std::string& asked) {
   if (asked == "stepwise") return {Engine::kStepwise, "asked for by name"};
   TORCH_CHECK_VALUE(asked == "auto", "seqcuda: engine must be auto, panel or stepwise, got '", asked, "'");
   if (const auto engine = tuned(layer)) return {choose_engine(layer, *engine).engine, kTuned};
-  // Packing the weights costs about as much as four products with one row.
-  constexpr int64_t kRowsThatPayForPacking = 4;
-  if (layer.rows < kRowsThatPayForPacking || layer.steps < 2)
+  if (layer.rows <= rows_without_packing(layer) || layer.steps < 2)
     return {Engine::kStepwise, "too few rows and steps to pay for packing the weights"};
   return {Engine::kPanel, "enough steps to pay for packing the weights"};
 }

@@ -3,12 +3,14 @@
 #pragma once
 
 #include "ops/few_rows.h"
+#include "ops/large_pages.h"
 
 namespace seq::ops {
 
 template <class T, class Pack>
 at::Tensor packed(const at::Tensor& like, int64_t blocks, int64_t numel_per_block, const Pack& pack) {
-  at::Tensor out = at::empty({blocks * numel_per_block}, like.options().dtype(c10::CppTypeToScalarType<T>::value));
+  const at::TensorOptions options = like.options().dtype(c10::CppTypeToScalarType<T>::value);
+  at::Tensor out = empty_in_large_pages({blocks * numel_per_block}, options);
   T* to = out.template mutable_data_ptr<T>();
   at::parallel_for(0, blocks, std::max<int64_t>(1, 65536 / std::max<int64_t>(numel_per_block, 1)),
                    [&](int64_t begin, int64_t end) { pack(begin, end, to); });
