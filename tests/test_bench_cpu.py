@@ -25,7 +25,7 @@ for needed in ("tqdm", "matplotlib"):
 pytestmark = needs_extension
 
 SECTIONS = (
-    "speed", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half", "penalty", "samples",
+    "speed", "short", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half", "penalty", "samples",
     "ensembles", "heads",
 )  # fmt: skip
 

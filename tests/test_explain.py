@@ -24,6 +24,30 @@ def test_a_stack(kind):
 
 
 @needs_extension
+@pytest.mark.parametrize(
+    ("hidden", "steps", "batch", "dtype", "engine"),
+    [
+        (32, 1, 100, torch.float32, "stepwise"),
+        (32, 3, 1, torch.float32, "stepwise"),
+        (32, 2, 2, torch.float32, "panel"),
+        (256, 24, 1, torch.float32, "stepwise"),
+        (256, 25, 1, torch.float32, "panel"),
+        (256, 25, 1, torch.float64, "panel"),
+        (512, 8, 8, torch.float32, "stepwise"),
+        (512, 9, 8, torch.float32, "panel"),
+        (512, 8, 8, torch.bfloat16, "panel"),  # the weights are copied, whoever computes
+    ],
+    ids=str,
+)
+def test_the_fewer_the_rows_and_the_larger_the_weights_the_less_it_pays_to_pack_them(
+    hidden, steps, batch, dtype, engine
+):
+    layer = seqcuda.LSTM(hidden, hidden, dtype=dtype)
+    (plan,) = seqcuda.explain(layer, torch.zeros(steps, batch, hidden, dtype=dtype))
+    assert plan.engine == engine
+
+
+@needs_extension
 @pytest.mark.parametrize("name", seqcuda.engines())
 def test_a_backend_by_name(name):
     with seqcuda.backend(name):
