@@ -41,16 +41,24 @@ void wait_for(const c10::Stream& waiting, const c10::Stream& awaited) {
 
 int compute_capability(const at::Device&) { return emulation::capability; }
 
+// Work of torch's own.
+template <class Call>
+static void give(const Call& call) {
+  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
+    call();
+    return nullptr;
+  }));
+}
+
 template <class Call>
 static void give_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const Call& call) {
   TORCH_CHECK_WITH(OutOfMemoryError, products_until_out_of_memory-- != 0, "out of memory, on purpose");
-  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
+  give([=] {
     const at::ScalarType summed = out.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     at::Tensor sums = out.to(summed);
     call(sums, a.to(summed), b.to(summed));
     out.copy_(sums);  // itself, but for half types
-    return nullptr;
-  }));
+  });
 }
 
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
@@ -66,10 +74,19 @@ void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) 
 }
 
 void copy_into(const at::Tensor& to, const at::Tensor& from) {
-  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
-    to.copy_(from);
-    return nullptr;
-  }));
+  give([=] { to.copy_(from); });
+}
+
+void set_to_zero(const at::Tensor& t) {
+  give([=] { t.zero_(); });
+}
+
+void sum_into(const at::Tensor& out, const at::Tensor& t) {
+  give([=] { out.copy_(t.sum(1, /*keepdim=*/false, out.scalar_type())); });
+}
+
+void add_sum_into(const at::Tensor& out, const at::Tensor& t) {
+  give([=] { out.add_(t.sum(1, /*keepdim=*/false, out.scalar_type())); });
 }
 
 }  // namespace seq::ops
