@@ -84,10 +84,19 @@ struct Given {
   Work work;
   void* awaited;  // a stream that must have done so much before
   uint64_t count;
+  bool keeps = false;  // nothing but memory
 };
 struct Queue {
   std::deque<Given> given;
   uint64_t count = 0, done = 0;
+
+  void add(Given work) {
+    given.push_back(std::move(work));
+    ++count;
+  }
+  bool has_work() const {
+    return std::any_of(given.begin(), given.end(), [](const Given& work) { return !work.keeps; });
+  }
 };
 std::map<void*, Queue> queues;
 bool later = false;  // work is not done at once
@@ -246,22 +255,24 @@ std::set<void*> take_streams() { return std::exchange(streams, {}); }
 
 const char* give(void* stream, Work work) {
   if (!later) return work();
-  Queue& queue = queues[stream];
-  queue.given.push_back({std::move(work), stream, 0});
-  ++queue.count;
+  queues[stream].add({std::move(work), stream, 0});
   return nullptr;
+}
+
+void keep(void* stream, std::shared_ptr<void> memory) {
+  if (!later) return;
+  const auto held = [memory = std::move(memory)]() -> const char* { return nullptr; };
+  queues[stream].add({held, stream, 0, /*keeps=*/true});
 }
 
 const char* wait_for(void* waiting, void* awaited, void* host) {
   later = true;
-  if (fault != (waiting == host ? Fault::kNoJoin : Fault::kNoWaits)) {
-    Queue& queue = queues[waiting];
-    queue.given.push_back({[]() -> const char* { return nullptr; }, awaited, queues[awaited].count});
-    ++queue.count;
-  }
+  if (fault != (waiting == host ? Fault::kNoJoin : Fault::kNoWaits))
+    queues[waiting].add({[]() -> const char* { return nullptr; }, awaited, queues[awaited].count});
   if (waiting != host) return nullptr;
   const char* error = finish(host);
-  later = std::any_of(queues.begin(), queues.end(), [](const auto& named) { return !named.second.given.empty(); });
+  later = std::any_of(queues.begin(), queues.end(), [](const auto& named) { return named.second.has_work(); });
+  if (!later) queues.clear();
   return error;
 }
 

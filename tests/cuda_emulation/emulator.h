@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -58,6 +59,8 @@ const char* give(void* stream, Work work);
 // What `waiting` is given from now on comes after what `awaited` has been given so far. The host reads what `host` has
 // done: all that its work depends on is done now.
 const char* wait_for(void* waiting, void* awaited, void* host);
+// Keeps memory until the stream has done what it has been given so far.
+void keep(void* stream, std::shared_ptr<void> memory);
 // Forgets the work for which nobody has waited; true: there was some.
 bool forget_work();
 

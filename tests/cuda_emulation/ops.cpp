@@ -2,6 +2,9 @@
 // knobs.
 #include <torch/library.h>
 
+#include <cstring>
+#include <memory>
+
 #include "cuda/cluster.h"
 #include "emulator.h"
 #include "ops/cuda/common.h"
@@ -89,6 +92,47 @@ void add_sum_into(const at::Tensor& out, const at::Tensor& t) {
   give([=] { out.add_(t.sum(1, /*keepdim=*/false, out.scalar_type())); });
 }
 
+namespace {
+
+// As torch's on CUDA: what is freed may still be used by what the stream that it was taken on has been given.
+class StreamAllocator : public at::Allocator {
+ public:
+  at::DataPtr allocate(size_t bytes) override {
+    auto* const block = new Block{usual_->allocate(bytes), bytes, stream_now};
+    return {block->memory.get(), block, &give_back, at::kCPU};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  // While it lives, tensors are allocated so.
+  struct Use {
+    Use() { at::SetAllocator(at::kCPU, &StreamAllocator::only()); }
+    ~Use() { at::SetAllocator(at::kCPU, StreamAllocator::only().usual_); }
+    Use(const Use&) = delete;
+  };
+
+ private:
+  struct Block {
+    ~Block() { std::memset(memory.get(), 0xff, bytes); }  // NaN to whoever comes too late
+
+    at::DataPtr memory;
+    size_t bytes;
+    int64_t stream;
+  };
+
+  static StreamAllocator& only() {
+    static StreamAllocator allocator;
+    return allocator;
+  }
+  static void give_back(void* block) {
+    const std::shared_ptr<Block> own(static_cast<Block*>(block));
+    emulation::keep(pointer(own->stream), own);
+  }
+
+  at::Allocator* const usual_ = at::GetAllocator(at::kCPU);
+};
+
+}  // namespace
+
 }  // namespace seq::ops
 
 namespace {
@@ -170,13 +214,15 @@ at::Tensor multiply(const std::string& type, const at::Tensor& a, const at::Tens
   return out;
 }
 
-seq::ops::StackResult stack(const seq::ops::Arguments& a, const std::vector<std::string>& saves,
-                            const std::string& engine) {
+// An op whose work goes to several streams.
+template <auto kRun, class... Args>
+auto on_streams(const Args&... args) {
   const auto nothing_is_left = [] {
     TORCH_CHECK(!emulation::forget_work(), "a stream has work for which nobody has waited");
   };
   nothing_is_left();
-  seq::ops::StackResult result = seq::ops::stack_cuda(a, saves, engine);
+  const seq::ops::StreamAllocator::Use allocator;
+  auto result = kRun(args...);
   nothing_is_left();
   return result;
 }
@@ -247,7 +293,8 @@ TORCH_LIBRARY_IMPL(seqcuda_emulated, CPU, m) {
   m.impl("sequence", &seq::ops::sequence<seq::ops::sequence_cuda>);
   m.impl("sequence_backward", &seq::ops::sequence_backward<seq::ops::sequence_backward_cuda>);
   m.impl("mask", &seq::ops::mask_cuda);
-  m.impl("stack", &seq::ops::stack<&stack>);
+  using namespace seq::ops;
+  m.impl("stack", &stack<&on_streams<&stack_cuda, Arguments, std::vector<std::string>, std::string>>);
 }
 
 // For calls that mix devices: the dispatcher sends them where a GPU's would go.
