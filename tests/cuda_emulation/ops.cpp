@@ -258,6 +258,7 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def(seq::ops::kSequenceBackwardSchema);
   m.def(seq::ops::kMaskSchema);
   m.def(seq::ops::kStackSchema);
+  m.def(seq::ops::kStackBackwardSchema);
   m.def("set_fault(str name) -> ()", &set_fault);
   m.def("set_seed(int seed) -> ()", &set_seed);
   m.def("set_stream(int stream) -> ()", &set_stream);
@@ -295,6 +296,9 @@ TORCH_LIBRARY_IMPL(seqcuda_emulated, CPU, m) {
   m.impl("mask", &seq::ops::mask_cuda);
   using namespace seq::ops;
   m.impl("stack", &stack<&on_streams<&stack_cuda, Arguments, std::vector<std::string>, std::string>>);
+  m.impl("stack_backward",
+         &stack_backward<
+             &on_streams<&stack_backward_cuda, Arguments, std::vector<Saved>, std::string, std::vector<bool>>>);
 }
 
 // For calls that mix devices: the dispatcher sends them where a GPU's would go.
