@@ -51,4 +51,5 @@ def cuda_is_emulated(ops, monkeypatch):
     monkeypatch.setattr(torch.ops, "seqcuda", ops)
     monkeypatch.setattr(_backend, "quick_call", lambda *_, **__: None)
     monkeypatch.setattr(_backend, "has_stacks", lambda _: True)
+    monkeypatch.setattr(_backend, "has_tangents", lambda _: False)
     return ops

@@ -180,7 +180,7 @@ def test_layers_and_their_gradients(cuda_is_emulated, kind, options, save):
 
 
 def test_the_graph_of_a_stack_is_freed(cuda_is_emulated):
-    """The outputs are made before the graph: it must not hold them."""
+    """It keeps outputs of its own, which must not keep it."""
     layer = seqcuda.GRU(4, H, num_layers=L)
     y = layer(torch.randn(T, B, 4))[0]
     node = weakref.ref(y.grad_fn)

@@ -1,15 +1,20 @@
-"""The backward of layers one on another at the same time: the same bits as one after the other."""
+"""The backward of layers one on another at the same time: the same bits as one after the other, and the gradients of
+the reference."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from cuda_emulation import fault
+from test_cuda import PLACES
 from test_cuda_stack import CHUNK, OPTIONS, B, H, L, T, bits, stack_inputs
-from walks import Problem
+from walks import Problem, joined
 
+import seqcuda
+from seqcuda import autograd, stacks
 from seqcuda._fake import _stack_backward
 from seqcuda.cells import CELLS
+from seqcuda.testing import assert_close_to_exact, assert_within_rule
 from seqcuda.walk import Inputs
 
 N = 13  # tensors of `Inputs` before the weights
@@ -184,3 +189,185 @@ def test_what_does_not_fit_together_is_refused(ops):
     backward.grads[0] = backward.grads[0][1:]
     with pytest.raises(ValueError, match="of 3 layers .* must be as many, got 2"):
         backward.together()
+
+
+@pytest.fixture(params=PLACES)
+def device(request):
+    """Where layers go the way of those on CUDA: the emulation on the CPU and, where there is one, a GPU."""
+    if request.param == "emulated":
+        request.getfixturevalue("cuda_is_emulated")
+        return "cpu"
+    return "cuda"
+
+
+def leaves(problem: Problem, dtype: torch.dtype, layers: int, device: str) -> Inputs:
+    """Of a stack, with a row without steps where there are lengths: the same numbers at every dtype."""
+    (_, x, weights, h0, c0, lengths, *others), _ = stack_inputs(problem, torch.float64, layers)
+    if lengths is not None:
+        lengths[0] = 0
+    tensors = Inputs(x, weights, h0, c0, lengths, *others).tensors()
+    return Inputs.from_tensors(
+        tuple(
+            t if t is None or i == 4 else t.bfloat16().to(device, dtype).requires_grad_() if t.is_floating_point()
+            else t.to(device)
+            for i, t in enumerate(tensors)
+        )
+    )  # fmt: skip
+
+
+def wanted(inputs: Inputs) -> list[torch.Tensor]:
+    return [t for t in inputs.tensors() if t is not None and t.requires_grad]
+
+
+def outputs(problem: Problem, inputs: Inputs, layers: int) -> list[torch.Tensor]:
+    """y of the last layer, then of the others, and the states of all: those that are defined everywhere."""
+    outs, x = stacks.stack(problem.walk(), inputs), inputs.x
+    if outs is None:
+        outs = []
+        for layer in range(layers):
+            outs.append(autograd.sequence(problem.walk(), stacks._inputs_of(inputs, x, layer, 1)))
+            x = outs[-1].y
+    c_all = [out.c_all for out in outs if out.c_all is not None and out.c_all.numel()]
+    if inputs.lengths is not None:
+        alive = torch.arange(problem.T, device=x.device)[:, None, None] < inputs.lengths[:, None]
+        c_all = [torch.where(alive, c, c.new_zeros(())) for c in c_all]
+    return [*(out.y for out in reversed(outs)), *(s for out in outs for s in (out.h_n, out.c_n) if s.numel()), *c_all]
+
+
+def loss_of(results) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    weights = [torch.randn(t.shape, dtype=torch.float64, generator=generator).to(t.device) for t in results]
+    return sum((w * t.double()).sum() for w, t in zip(weights, results, strict=True))
+
+
+FORMS = {
+    "reverse": {"reverse": (True,)},
+    "packed, lean": {"ragged": "packed", "save": "states"},
+    "lengths, resets": {"ragged": "lengths", "resets": True},
+    "lengths, resets, segments": {"ragged": "lengths", "resets": True, "save": "7", "return_states": False},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("all_outputs", [False, True], ids=["of the last y", "of all outputs"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("cell", "layers"), [("rnn_tanh", 2), ("gru", 3), ("lstm", 2), ("lstm", 3)])
+def test_gradients_against_the_reference(device, cell, layers, form, all_outputs, dtype):
+    problem = Problem(cell, T=T, B=B, H=H, **FORMS[form])
+
+    def run(backend: str, dtype: torch.dtype) -> torch.Tensor:
+        inputs = leaves(problem, dtype, layers, device)
+        with seqcuda.backend(backend):
+            results = outputs(problem, inputs, layers)[: None if all_outputs else 1]
+        if backend == "auto" and device == "cpu":
+            torch.ops.seqcuda.take_streams()
+        gradients = torch.autograd.grad(loss_of(results), wanted(inputs), allow_unused=True, materialize_grads=True)
+        if backend == "auto" and device == "cpu":
+            assert len(torch.ops.seqcuda.take_streams()) == layers
+        return joined([*results, *gradients])
+
+    ours, exact = run("auto", dtype), run("reference", torch.float64)
+    if dtype == torch.float64:
+        assert_close_to_exact(ours, exact)
+    else:
+        assert_within_rule(ours, run("reference", dtype), exact)
+
+
+LSTM = Problem("lstm", T=T, B=B, H=H, ragged="lengths", resets=True)
+
+
+def pulled(inputs: Inputs, results, **options):
+    return torch.autograd.grad(loss_of(results), wanted(inputs), retain_graph=True, **options)
+
+
+def test_a_second_backward_gives_the_same_bits(device):
+    inputs = leaves(LSTM, torch.float32, L, device)
+    results = outputs(LSTM, inputs, L)
+    assert_same_bits(pulled(inputs, results), pulled(inputs, results))
+
+
+FROZEN = {
+    "x, h0": {0, 1},
+    "c0, reset_h, biases of layer 1": {2, 6, N + 6 + 2, N + 6 + 3},
+    "all but weights": set(range(N)),
+    "all but weights of upper layers": set(range(N + 6)),
+    "weights of layer 1": set(range(N + 6, N + 12)),
+}
+
+
+@pytest.mark.parametrize("of", ["last y", "first y", "final states"])
+@pytest.mark.parametrize("frozen", FROZEN)
+def test_gradients_of_some_outputs_for_some_inputs(device, frozen, of):
+    """Those of a lower layer alone go past the layers above; frozen layers and inputs have none."""
+    inputs = leaves(LSTM, torch.float64, L, device)
+    for i, t in enumerate(inputs.tensors()):
+        if t is not None and t.is_floating_point():
+            t.requires_grad_(i not in FROZEN[frozen])
+    first = {"last y": 0, "first y": L - 1, "final states": L}[of]
+
+    def run(backend: str) -> torch.Tensor:
+        with seqcuda.backend(backend):
+            results = outputs(LSTM, inputs, L)[first : first + 1]
+        assert results[0].requires_grad == (of == "last y" or frozen != "all but weights of upper layers")
+        if not results[0].requires_grad:
+            return results[0]
+        return joined(pulled(inputs, results, allow_unused=True, materialize_grads=True))
+
+    assert_close_to_exact(run("auto"), run("reference"))
+
+
+def test_a_frozen_layer_keeps_nothing(device):
+    """But y, which the layer above reads."""
+    inputs = leaves(LSTM, torch.float32, L, device)
+    for t in inputs.tensors()[: N + 6]:
+        if t is not None and t.is_floating_point():
+            t.requires_grad_(False)
+    outs = stacks.stack(LSTM.walk(), inputs)
+    assert [out.y.requires_grad for out in outs] == [out.h_n.requires_grad for out in outs] == [False, True, True]
+    kept = {t.data_ptr() for t in outs[-1].y.grad_fn.saved_tensors if t is not None}
+    assert inputs.x.data_ptr() not in kept and outs[0].c_all.data_ptr() not in kept
+    assert outs[0].y.data_ptr() in kept
+
+
+def test_derivatives_of_gradients(device):
+    """Of a loss of the gradients of one of the outputs, whose way goes through all layers."""
+    inputs, each = leaves(LSTM, torch.float64, L, device), []
+    for backend in ("auto", "reference"):
+        with seqcuda.backend(backend):
+            results = outputs(LSTM, inputs, L)
+            first = pulled(inputs, results, create_graph=True)
+            each.append(torch.autograd.grad(sum(g.square().sum() for g in first), wanted(inputs)))
+    assert_close_to_exact(joined(each[0]), joined(each[1]))
+
+
+@pytest.mark.parametrize(("cell", "layers"), [("gru", 2), ("lstm", 3), ("rnn_tanh", 2)])
+def test_gradgradcheck(device, cell, layers):
+    problem = Problem(cell, T=3, B=2, H=2, ragged="lengths", resets=True, return_states=False)
+    inputs = leaves(problem, torch.float64, layers, device)
+    tensors = inputs.tensors()
+    moving = [i for i, t in enumerate(tensors) if t is not None and t.requires_grad]
+
+    def function(*values):
+        given = list(tensors)
+        for i, value in zip(moving, values, strict=True):
+            given[i] = value
+        return tuple(outputs(problem, Inputs.from_tensors(tuple(given)), layers))
+
+    values = [tensors[i] for i in moving]
+    assert torch.autograd.gradcheck(function, values, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, values, fast_mode=True)
+
+
+def test_several_gradients_through_one_graph(device):
+    """By torch's older vmap and by torch.func's."""
+    inputs = leaves(LSTM, torch.float64, L, device)
+    y = outputs(LSTM, inputs, L)[0]
+    grads = torch.randn(2, *y.shape, dtype=torch.float64, device=y.device)
+
+    def pull(grad, **options):
+        return torch.autograd.grad(y, wanted(inputs), grad, retain_graph=True, allow_unused=True, **options)
+
+    expected = [torch.stack(parts) for parts in zip(*map(pull, grads), strict=True)]
+    for ours in (pull(grads, is_grads_batched=True), torch.func.vmap(pull)(grads)):
+        for a, b in zip(ours, expected, strict=True):
+            assert_close_to_exact(a, b)
