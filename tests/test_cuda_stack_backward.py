@@ -138,8 +138,10 @@ def test_which_streams_work(ops, steps, layers, engine, streams):
     assert len(used) == streams and 7 in used
 
 
-@pytest.mark.parametrize(("name", "error"), [("no waits", AssertionError), ("no join", RuntimeError)])
-def test_a_removed_wait_is_noticed(ops, name, error):
+@pytest.mark.parametrize(
+    ("name", "error"), [("no waits", AssertionError), ("no join", RuntimeError), ("one memory", AssertionError)]
+)
+def test_a_removed_wait_and_memory_of_another_stream_are_noticed(ops, name, error):
     backward = Backward(ops, Problem("lstm", T=T, B=B, H=H), "states")
     expected = backward.one_by_one()
     with fault(ops, name), pytest.raises(error):

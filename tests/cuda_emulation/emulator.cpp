@@ -84,7 +84,7 @@ struct Given {
   Work work;
   void* awaited;  // a stream that must have done so much before
   uint64_t count;
-  bool keeps = false;  // nothing but memory
+  bool unawaited = false;
 };
 struct Queue {
   std::deque<Given> given;
@@ -95,7 +95,7 @@ struct Queue {
     ++count;
   }
   bool has_work() const {
-    return std::any_of(given.begin(), given.end(), [](const Given& work) { return !work.keeps; });
+    return std::any_of(given.begin(), given.end(), [](const Given& work) { return !work.unawaited; });
   }
 };
 std::map<void*, Queue> queues;
@@ -259,10 +259,11 @@ const char* give(void* stream, Work work) {
   return nullptr;
 }
 
-void keep(void* stream, std::shared_ptr<void> memory) {
-  if (!later) return;
-  const auto held = [memory = std::move(memory)]() -> const char* { return nullptr; };
-  queues[stream].add({held, stream, 0, /*keeps=*/true});
+void give_unawaited(void* stream, Work work) {
+  if (later)
+    queues[stream].add({std::move(work), stream, 0, /*unawaited=*/true});
+  else
+    work();
 }
 
 const char* wait_for(void* waiting, void* awaited, void* host) {
@@ -375,6 +376,7 @@ void with_warp(uint32_t* words, unsigned count, void (*act)(uint32_t* of_all)) {
 
 void set_fault(Fault f) { fault = f; }
 bool no_host_memory() { return fault == Fault::kNoHostMemory; }
+bool one_memory() { return fault == Fault::kOneMemory; }
 void set_seed(uint64_t seed) { order.seed(seed); }
 
 }  // namespace emulation

@@ -1,5 +1,6 @@
 // The CUDA op pair for tensors on the CPU, as seqcuda_emulated::sequence and sequence_backward, and the emulator's
 // knobs.
+#include <ATen/ops/from_blob.h>
 #include <torch/library.h>
 
 #include <cstring>
@@ -44,11 +45,16 @@ void wait_for(const c10::Stream& waiting, const c10::Stream& awaited) {
 
 int compute_capability(const at::Device&) { return emulation::capability; }
 
+// Without the memory, which whoever has it keeps for as long as work needs it.
+static at::Tensor borrowed(const at::Tensor& t) {
+  return at::from_blob(t.data_ptr(), t.sizes(), t.strides(), t.options());
+}
+
 // Work of torch's own.
-template <class Call>
-static void give(const Call& call) {
-  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
-    call();
+template <class Call, class... Tensors>
+static void give(const Call& call, const Tensors&... tensors) {
+  check_launch(emulation::give(pointer(stream_now), [call, ... given = borrowed(tensors)]() -> const char* {
+    call(given...);
     return nullptr;
   }));
 }
@@ -56,12 +62,13 @@ static void give(const Call& call) {
 template <class Call>
 static void give_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const Call& call) {
   TORCH_CHECK_WITH(OutOfMemoryError, products_until_out_of_memory-- != 0, "out of memory, on purpose");
-  give([=] {
-    const at::ScalarType summed = out.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    at::Tensor sums = out.to(summed);
-    call(sums, a.to(summed), b.to(summed));
-    out.copy_(sums);  // itself, but for half types
-  });
+  const auto work = [=](const at::Tensor& to, const at::Tensor& left, const at::Tensor& right) {
+    const at::ScalarType summed = to.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    at::Tensor sums = to.to(summed);
+    call(sums, left.to(summed), right.to(summed));
+    to.copy_(sums);  // itself, but for half types
+  };
+  give(work, out, a, b);
 }
 
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
@@ -77,19 +84,23 @@ void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) 
 }
 
 void copy_into(const at::Tensor& to, const at::Tensor& from) {
-  give([=] { to.copy_(from); });
+  give([](const at::Tensor& out, const at::Tensor& in) { out.copy_(in); }, to, from);
 }
 
 void set_to_zero(const at::Tensor& t) {
-  give([=] { t.zero_(); });
+  give([](const at::Tensor& out) { out.zero_(); }, t);
+}
+
+static at::Tensor sum_for(const at::Tensor& out, const at::Tensor& rows) {
+  return rows.sum(1, /*keepdim=*/false, out.scalar_type());
 }
 
 void sum_into(const at::Tensor& out, const at::Tensor& t) {
-  give([=] { out.copy_(t.sum(1, /*keepdim=*/false, out.scalar_type())); });
+  give([](const at::Tensor& sum, const at::Tensor& rows) { sum.copy_(sum_for(sum, rows)); }, out, t);
 }
 
 void add_sum_into(const at::Tensor& out, const at::Tensor& t) {
-  give([=] { out.add_(t.sum(1, /*keepdim=*/false, out.scalar_type())); });
+  give([](const at::Tensor& sum, const at::Tensor& rows) { sum.add_(sum_for(sum, rows)); }, out, t);
 }
 
 namespace {
@@ -98,22 +109,24 @@ namespace {
 class StreamAllocator : public at::Allocator {
  public:
   at::DataPtr allocate(size_t bytes) override {
-    auto* const block = new Block{usual_->allocate(bytes), bytes, stream_now};
+    const int64_t stream = emulation::one_memory() ? stream_of_caller : stream_now;
+    auto* const block = new Block{usual_->allocate(bytes), bytes, stream};
     return {block->memory.get(), block, &give_back, at::kCPU};
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 
   // While it lives, tensors are allocated so.
   struct Use {
-    Use() { at::SetAllocator(at::kCPU, &StreamAllocator::only()); }
-    ~Use() { at::SetAllocator(at::kCPU, StreamAllocator::only().usual_); }
+    Use() { at::SetAllocator(at::kCPU, &only()); }
+    ~Use() {
+      at::SetAllocator(at::kCPU, only().usual_);
+      only().freed_.clear();
+    }
     Use(const Use&) = delete;
   };
 
  private:
   struct Block {
-    ~Block() { std::memset(memory.get(), 0xff, bytes); }  // NaN to whoever comes too late
-
     at::DataPtr memory;
     size_t bytes;
     int64_t stream;
@@ -123,12 +136,19 @@ class StreamAllocator : public at::Allocator {
     static StreamAllocator allocator;
     return allocator;
   }
-  static void give_back(void* block) {
-    const std::shared_ptr<Block> own(static_cast<Block*>(block));
-    emulation::keep(pointer(own->stream), own);
+  static void give_back(void* pointer_to_block) {
+    const std::unique_ptr<Block> block(static_cast<Block*>(pointer_to_block));
+    if (at::GetAllocator(at::kCPU) != &only()) return;
+    // NaN to whoever comes too late.
+    emulation::give_unawaited(pointer(block->stream), [data = block->memory.get(), bytes = block->bytes] {
+      std::memset(data, 0xff, bytes);
+      return static_cast<const char*>(nullptr);
+    });
+    only().freed_.push_back(std::move(block->memory));
   }
 
   at::Allocator* const usual_ = at::GetAllocator(at::kCPU);
+  std::vector<at::DataPtr> freed_;
 };
 
 }  // namespace
@@ -145,7 +165,8 @@ void set_fault(const std::string& name) {
                                                    {"lost counts", Fault::kLostCounts},
                                                    {"no host memory", Fault::kNoHostMemory},
                                                    {"no waits", Fault::kNoWaits},
-                                                   {"no join", Fault::kNoJoin}};
+                                                   {"no join", Fault::kNoJoin},
+                                                   {"one memory", Fault::kOneMemory}};
   TORCH_CHECK_VALUE(faults.contains(name), "no fault is named ", name);
   emulation::set_fault(faults.at(name));
 }
