@@ -14,6 +14,7 @@ def register() -> None:
     torch.library.register_fake("seqcuda::sequence", _sequence)
     torch.library.register_fake("seqcuda::sequence_backward", _sequence_backward)
     torch.library.register_fake("seqcuda::stack", _stack)
+    torch.library.register_fake("seqcuda::stack_backward", _stack_backward)
     torch.library.register_fake("seqcuda::mask", _mask)
     torch.library.register_fake("seqcuda::sequence_tangent", _sequence_tangent)
 
@@ -93,6 +94,16 @@ def _stack(
         layers.append(_sequence(*own, reverse, save, engine))
         x = layers[-1][0]
     return tuple(map(list, zip(*layers, strict=True)))
+
+
+def _stack_backward(
+    cell, grad_y, grad_h_n, grad_c_n, grad_c_all, x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c,
+    y, c_all, saved, reverse, engine, needs, detach_every=0, options=(),
+) -> tuple[Tensor, ...]:  # fmt: skip
+    inputs = (x, weights, h0, c0, lengths, batch_sizes, resets, reset_h, reset_c)
+    in_its_place = tuple(reverse) * len(y)  # layers in the place of directions
+    gradients = _sequence_backward(cell, *(None,) * 4, *inputs, None, None, None, in_its_place, engine, needs)
+    return *gradients[:5], gradients[-1]
 
 
 def _mask(seed, stream, steps, rows, units, probability, hit, miss, dtype) -> Tensor:

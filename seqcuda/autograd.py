@@ -35,15 +35,11 @@ from .members import (
     one_by_one,
     stackable,
 )
-from .walk import WEIGHTS_PER_DIRECTION, Factors, Inputs, Outputs, Walk
+from .walk import Factors, Inputs, Outputs, Walk
 
 
-def sequence(walk: Walk, inputs: Inputs, computed: tuple[Tensor, ...] | None = None) -> Outputs:
-    """Walk one layer over time, differentiably, by the selected backend. Shapes: seqcuda/walk.py.
-
-    Args:
-        computed: what `stack` has computed for it.
-    """
+def sequence(walk: Walk, inputs: Inputs) -> Outputs:
+    """Walk one layer over time, differentiably, by the selected backend. Shapes: seqcuda/walk.py."""
     engine = _backend.choose(walk.cell.name, inputs.x, _has_tangents(walk, inputs))
     if engine == "reference":
         return reference.sequence(walk, inputs)
@@ -55,51 +51,15 @@ def sequence(walk: Walk, inputs: Inputs, computed: tuple[Tensor, ...] | None = N
         transformed or any(t is not None and t.requires_grad for t in tensors)
     )
     exporting = torch.compiler.is_exporting() and walk.save == "all"  # a program asks for that itself: see below
-    walk = walk._replace(save=_kept(walk, differentiable and not exporting))
+    walk = walk._replace(save=kept_by(walk, differentiable and not exporting))
     if (differentiable or transformed) and not torch.compiler.is_compiling():
-        outputs = _apply(Sequence, tensors, walk, engine, computed=[] if computed is None else [computed])
+        outputs = apply(Sequence, tensors, walk, engine)
     else:  # a compiler sees the op, whose Autograd kernel is `sequence_with_graph`
-        outputs = computed or _forward_op(walk, engine, inputs)
-    y, h_n, c_n, c_all, saved = outputs
-    return Outputs(
-        y,
-        h_n,
-        c_n,
-        c_all if walk.return_states else None,
-        _gates(walk, inputs, y, saved) if walk.return_gates else None,
-    )
+        outputs = _forward_op(walk, engine, inputs)
+    return outputs_of(walk, inputs.weights, *outputs)
 
 
-def stack(walk: Walk, inputs: Inputs) -> list[tuple[Tensor, ...] | None]:
-    """For each of the layers one on another in one direction what `sequence` is to take as computed: where a device
-    walks layers at the same time. Elsewhere None.
-
-    Args:
-        inputs: as for one layer, with the layers in the place of the directions and the weights of all of them.
-    """
-    layers = len(inputs.weights) // WEIGHTS_PER_DIRECTION
-    if torch.compiler.is_compiling() or not _backend.has_stacks(inputs.x.device):
-        return [None] * layers
-    engine = _backend.choose(walk.cell.name, inputs.x)
-    if engine == "reference" or torch._C._are_functorch_transforms_active() or _backend.forward_mode():
-        return [None] * layers
-    inputs = inputs._replace(weights=for_engines(walk.cell, inputs.weights))
-    given = [t for t in inputs._replace(weights=()).tensors() if t is not None]
-    saves, differentiable = [], any(t.requires_grad for t in given)
-    for i in range(layers):
-        own = inputs.weights[i * WEIGHTS_PER_DIRECTION : (i + 1) * WEIGHTS_PER_DIRECTION]
-        differentiable = differentiable or any(w is not None and w.requires_grad for w in own)
-        saves.append(_kept(walk, differentiable and torch.is_grad_enabled()))
-    with torch.no_grad():  # the graph is made by `sequence`, layer by layer
-        outputs = torch.ops.seqcuda.stack.default(
-            walk.cell.name, inputs.x, inputs.weights, inputs.h0, inputs.c0, inputs.lengths, inputs.batch_sizes,
-            inputs.resets, inputs.reset_h, inputs.reset_c, walk.reverse, saves, engine, walk.detach_every,
-            walk.cell.options,
-        )  # fmt: skip
-    return list(zip(*outputs, strict=True))
-
-
-def _kept(walk: Walk, differentiable: bool) -> str:
+def kept_by(walk: Walk, differentiable: bool) -> str:
     """What the forward keeps."""
     if walk.return_gates:
         return "all"
@@ -108,12 +68,18 @@ def _kept(walk: Walk, differentiable: bool) -> str:
     return "states" if walk.return_states else "nothing"
 
 
-def _gates(walk: Walk, inputs: Inputs, y: Tensor, saved: Tensor) -> Tensor:
+def outputs_of(walk: Walk, weights, y: Tensor, h_n: Tensor, c_n: Tensor, c_all: Tensor, saved: Tensor) -> Outputs:
+    """From those of the op, for which more is kept than was asked for."""
+    gates = _gates(walk, weights, y, saved) if walk.return_gates else None
+    return Outputs(y, h_n, c_n, c_all if walk.return_states else None, gates)
+
+
+def _gates(walk: Walk, weights, y: Tensor, saved: Tensor) -> Tensor:
     """The activated gates (D, ..., G*H) from what fast training saves; a cell that saves nothing has h as its gate."""
     if saved.shape[0] == 0:
         return torch.stack(y.detach().chunk(walk.directions, dim=-1))
-    heads = heads_of(walk.cell, inputs.weights)
-    of_heads = saved.detach().unflatten(-1, (heads, -1, inputs.weights[0].shape[0] // walk.cell.gates // heads))
+    heads = heads_of(walk.cell, weights)
+    of_heads = saved.detach().unflatten(-1, (heads, -1, weights[0].shape[0] // walk.cell.gates // heads))
     return of_heads[..., : walk.cell.gates, :].transpose(-3, -2).flatten(-3)
 
 
@@ -140,19 +106,19 @@ def sequence_with_graph(
     if save == "nothing" and torch.is_grad_enabled():
         save = "all"
     walk = Walk(kind, tuple(reverse), save, detach_every=detach_every)
-    return _apply(Sequence, (*tensors, *weights), walk, engine)
+    return apply(Sequence, (*tensors, *weights), walk, engine)
 
 
 _NO_GRADS = (None,) * OUTPUTS
 
 
-def _spread(there, values) -> tuple:
+def spread(there, values) -> tuple:
     """One value for each True of `there`, None for each False."""
     values = iter(values)
     return tuple(next(values) if t else None for t in there)
 
 
-def _gather(there, values) -> tuple:
+def gather(there, values) -> tuple:
     return tuple(value for value, t in zip(values, there, strict=True) if t)
 
 
@@ -166,8 +132,6 @@ class _Call:
         groups: 0, or into how many groups of neighbours the rows of the batch fall, each with its own gradient of the
             weights, in a first dimension.
         there: which tensors there are.
-        computed: the outputs of `Sequence`, where `stack` has computed them. It takes them out: a graph that holds its
-            own outputs is never freed.
     """
 
     walk: Walk
@@ -175,19 +139,18 @@ class _Call:
     needs: tuple[bool, ...]
     groups: int
     there: tuple[bool, ...]
-    computed: list[tuple[Tensor, ...]]
 
     def spread(self, tensors) -> tuple:
-        return _spread(self.there, tensors)
+        return spread(self.there, tensors)
 
     def gather(self, tensors) -> tuple:
-        return _gather(self.there, tensors)
+        return gather(self.there, tensors)
 
 
-def _apply(function, tensors, walk: Walk, engine: str, needs: tuple[bool, ...] = (), groups: int = 0, computed=None):
+def apply(function, tensors, walk: Walk, engine: str, needs: tuple[bool, ...] = (), groups: int = 0):
     there = tuple(t is not None for t in tensors)
-    call = _Call(walk, engine, needs, groups, there, computed or [])
-    return of_older_vmap(functools.partial(function.apply, call), _gather(there, tensors))
+    call = _Call(walk, engine, needs, groups, there)
+    return of_older_vmap(functools.partial(function.apply, call), gather(there, tensors))
 
 
 class Sequence(torch.autograd.Function):
@@ -195,8 +158,6 @@ class Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(call: _Call, *tensors: Tensor):
-        if call.computed:
-            return call.computed.pop()
         return _forward_op(call.walk, call.engine, Inputs.from_tensors(call.spread(tensors)))
 
     @staticmethod
@@ -213,8 +174,8 @@ class Sequence(torch.autograd.Function):
         call, (y, c_all, saved, *tensors) = ctx.call, ctx.saved_tensors
         needs = tuple(map(bool, call.spread(ctx.needs_input_grad[1:])))
         tensors = (*grads[:OUTPUTS], y, c_all, saved, *call.spread(tensors))
-        given = _apply(SequenceBackward, tensors, call.walk, call.engine, needs)
-        return None, *call.gather(_spread(needs, given))
+        given = apply(SequenceBackward, tensors, call.walk, call.engine, needs)
+        return None, *call.gather(spread(needs, given))
 
     @staticmethod
     def jvp(ctx, _, *directions: Tensor | None):
@@ -229,10 +190,10 @@ class Sequence(torch.autograd.Function):
         if not stackable(inputs, dims):
             return one_by_one(Sequence, info, in_dims, (call, *tensors))
         if not foldable(inputs, dims):
-            outputs = _apply(Sequence, inputs_of_members(info.batch_size, inputs, dims), call.walk, call.engine)
+            outputs = apply(Sequence, inputs_of_members(info.batch_size, inputs, dims), call.walk, call.engine)
             return outputs, (0,) * len(outputs)
         fold = Fold(info.batch_size)
-        outputs = _apply(Sequence, fold.inputs(inputs, dims), call.walk, call.engine)
+        outputs = apply(Sequence, fold.inputs(inputs, dims), call.walk, call.engine)
         return tuple(map(fold.unfold, outputs, ROWS_OUT)), ROWS_OUT
 
 
@@ -251,7 +212,7 @@ class SequenceBackward(torch.autograd.Function):
         )  # fmt: skip
         factors = Factors(decay_h, decay_c)
         given = Inputs(x, tuple(weights), h0, c0, None, None, None, reset_h, reset_c, factors)
-        return _gather(call.needs, given.tensors())
+        return gather(call.needs, given.tensors())
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -266,7 +227,7 @@ class SequenceBackward(torch.autograd.Function):
     def backward(ctx, *grad_grads: Tensor | None):
         call, grads, inputs = ctx.call, ctx.saved_tensors[:OUTPUTS], ctx.saved_tensors[OUTPUTS:]
         wanted = tuple(map(bool, call.spread(ctx.needs_input_grad[1:])))
-        directions = _spread(call.needs, grad_grads)
+        directions = spread(call.needs, grad_grads)
         result = _tangent(call.walk, call.groups, wanted[7:], grads, _NO_GRADS, inputs, directions)
         if call.groups:  # of weights that all groups share
             first, dim = OUTPUTS + len(ROWS_IN), int(are_members(inputs))
@@ -281,7 +242,7 @@ class SequenceBackward(torch.autograd.Function):
         if call.groups:
             directions = of_groups(call.groups, directions, int(are_members(inputs)))
         result = _tangent(call.walk, call.groups, call.needs, grads, grad_directions, inputs, directions)
-        return _gather(call.needs, result[OUTPUTS:])
+        return gather(call.needs, result[OUTPUTS:])
 
     @staticmethod
     def vmap(info, in_dims, call: _Call, *tensors: Tensor):
@@ -291,14 +252,14 @@ class SequenceBackward(torch.autograd.Function):
         if not foldable(all_tensors[7:], dims[7:]):
             stacked = of_members(info.batch_size, all_tensors[:7], dims[:7])
             stacked += inputs_of_members(info.batch_size, all_tensors[7:], dims[7:])
-            grads = _apply(SequenceBackward, stacked, call.walk, call.engine, call.needs, call.groups)
+            grads = apply(SequenceBackward, stacked, call.walk, call.engine, call.needs, call.groups)
             return grads, (0,) * len(grads)
         fold, n = Fold(info.batch_size), len(ROWS_IN)
         rows = (*ROWS_OUT[:OUTPUTS], ROWS_OUT[0], *ROWS_OUT[3:])
         folded = (*fold.fold_all(all_tensors[:7], dims[:7], rows), *fold.inputs(all_tensors[7:], dims[7:]))
         groups = info.batch_size * max(call.groups, 1) if any(call.needs[n:]) else 0
-        grads = _apply(SequenceBackward, folded, call.walk, call.engine, call.needs, groups)
-        rows = _gather(call.needs[:n], ROWS_IN)
+        grads = apply(SequenceBackward, folded, call.walk, call.engine, call.needs, groups)
+        rows = gather(call.needs[:n], ROWS_IN)
         of_rows, of_weights = grads[: len(rows)], grads[len(rows) :]
         if call.groups:
             of_weights = [fold.unfold(g, 0) for g in of_weights]
@@ -327,7 +288,7 @@ class SequenceTangent(torch.autograd.Function):
         gradients = Inputs(x, tuple(weights), h0, c0, None, None, None, reset_h, reset_c).tensors()
         if heads > 1:
             gradients = _with_w_hh(gradients, lambda w: blocks_of(w, cell.gates, heads) if w.dim() == 2 else w)
-        return y, h_n, c_n, c_all, *_gather(call.needs, gradients)
+        return y, h_n, c_n, c_all, *gather(call.needs, gradients)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -361,8 +322,8 @@ class SequenceTangent(torch.autograd.Function):
         fold, rows = Fold(info.batch_size), ROWS_OUT[:OUTPUTS]
         folded = [t for i in range(2) for t in fold.fold_all(parts[i], dims[i], rows)]
         folded += [t for i in range(2, 4) for t in fold.inputs(parts[i], dims[i])]
-        outputs = _apply(SequenceTangent, folded, call.walk, call.engine, call.needs)
-        out_dims = (*rows, *_gather(call.needs[:n], ROWS_IN))
+        outputs = apply(SequenceTangent, folded, call.walk, call.engine, call.needs)
+        out_dims = (*rows, *gather(call.needs[:n], ROWS_IN))
         return tuple(map(fold.unfold, outputs, out_dims)), out_dims
 
 
@@ -385,8 +346,8 @@ def _tangent(walk: Walk, groups: int, needs, grads, grad_directions, inputs, dir
     if groups:
         directions = (*directions[:n], *(None if d is None else d[0] for d in directions[n:]))
     tensors = (*grads, *grad_directions, *inputs, *directions)
-    outputs = _apply(SequenceTangent, tensors, walk, "auto", tuple(needs))
-    result = (*outputs[:OUTPUTS], *_spread(needs, outputs[OUTPUTS:]))
+    outputs = apply(SequenceTangent, tensors, walk, "auto", tuple(needs))
+    result = (*outputs[:OUTPUTS], *spread(needs, outputs[OUTPUTS:]))
     if groups:
         result = (*result[: OUTPUTS + n], *(None if t is None else t[None] for t in result[OUTPUTS + n :]))
     return result
@@ -407,7 +368,7 @@ def _second_reference(ctx, moving: list[int], given: list[int]):
     def function(*values: Tensor):
         all_tensors = call.spread(replaced(tensors, moving, values))
         results = tangent_by_reference(call.walk, 0, call.needs, all_tensors)
-        results = (*results[:OUTPUTS], *_gather(call.needs, results[OUTPUTS:]))
+        results = (*results[:OUTPUTS], *gather(call.needs, results[OUTPUTS:]))
         return tuple(results[i] for i in given)
 
     return function, *(tensors[i] for i in moving)
@@ -424,8 +385,8 @@ def plain_gradients(cell: str, reverse, needs, grads, inputs, results) -> list[T
         results: y, c_all and what was saved.
     """
     walk = Walk(CELLS[cell], tuple(reverse))
-    given = _apply(SequenceBackward, (*grads, None, *results, *inputs), walk, "auto", tuple(needs))
-    return list(_spread(needs, given))
+    given = apply(SequenceBackward, (*grads, None, *results, *inputs), walk, "auto", tuple(needs))
+    return list(spread(needs, given))
 
 
 def plain_tangents(cell: str, reverse, needs, grads, inputs, directions) -> list[Tensor | None]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _backend, autograd, checks
+from . import _backend, autograd, checks, stacks
 from .cells import Cell
 from .factors import Room, decays_in, with_weight_dropout
 from .forms import Form, form_of
@@ -246,18 +246,19 @@ def run(
 
 def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, resets, reset, room: Room):
     walk, D, L = stack.walk(), stack.directions, stack.num_layers
-    finals, steps, computed = [], [], [None] * L
+    finals, steps, together = [], [], None
     dropout = stack.dropout > 0 and stack.training
     if L > 1 and D == 1 and stack.plain and not dropout and all(d is None for d in room.decays):
         of_all = (*_h_and_others(start), form.lengths, form.batch_sizes, resets, *_h_and_others(reset))
-        computed = autograd.stack(walk, Inputs(x, sum(weights.per_layer, ()), *of_all))
+        together = stacks.stack(walk, Inputs(x, sum(weights.per_layer, ()), *of_all))
     for layer, layer_weights in enumerate(weights.per_layer):
         h0, c0 = _of_layer(start, layer, D, L)
-        reset_h, reset_c = _of_layer(reset, layer, D, L)
-        given = with_weight_dropout(layer_weights, layer, stack.weight_dropout, room.seed)
-        factors = room.factors(layer)
-        inputs = Inputs(x, given, h0, c0, form.lengths, form.batch_sizes, resets, reset_h, reset_c, factors)
-        out = autograd.sequence(walk, inputs, computed[layer])
+        if together is None:
+            reset_h, reset_c = _of_layer(reset, layer, D, L)
+            given = with_weight_dropout(layer_weights, layer, stack.weight_dropout, room.seed)
+            factors = room.factors(layer)
+            inputs = Inputs(x, given, h0, c0, form.lengths, form.batch_sizes, resets, reset_h, reset_c, factors)
+        out = together[layer] if together else autograd.sequence(walk, inputs)
         finals.append((out.h_n, *_members(out.c_n)))
         if stack.return_states:
             steps.append(_steps(walk, form, out, h0, c0))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import seqcuda
+from seqcuda import _backend
 from seqcuda._backend import compiled
 
 torch.set_num_threads(1)  # the problems are tiny; tests of threading ask for more themselves
@@ -31,3 +32,24 @@ def instruction_set(request):
 def emulated():
     """The CUDA op pair in the emulation."""
     return cuda_emulation.load()
+
+
+@pytest.fixture
+def ops(emulated):
+    """The same, with NaN in memory that nobody has written."""
+    usual = emulated.chunk_bytes()
+    torch.use_deterministic_algorithms(True)
+    yield emulated
+    torch.use_deterministic_algorithms(False)
+    emulated.set_chunk_bytes(usual)
+    emulated.set_stream(0)
+
+
+@pytest.fixture
+def cuda_is_emulated(ops, monkeypatch):
+    """Layers on the CPU go the way of those on CUDA."""
+    monkeypatch.setattr(torch.ops, "seqcuda", ops)
+    monkeypatch.setattr(_backend, "quick_call", lambda *_, **__: None)
+    monkeypatch.setattr(_backend, "has_stacks", lambda _: True)
+    monkeypatch.setattr(_backend, "has_tangents", lambda _: False)
+    return ops

@@ -10,7 +10,6 @@ from cuda_emulation import fault
 from walks import Problem
 
 import seqcuda
-from seqcuda import _backend
 from seqcuda._fake import _stack
 from seqcuda.cells import CELLS
 from seqcuda.testing import assert_close_to_exact
@@ -69,17 +68,6 @@ def bits(t: torch.Tensor) -> torch.Tensor:
 def assert_same(ours, theirs):
     for layer, other in zip(ours, theirs, strict=True):
         assert all(torch.equal(bits(a), bits(b)) for a, b in zip(layer, other, strict=True))
-
-
-@pytest.fixture
-def ops(emulated):
-    """With NaN in memory that nobody has written."""
-    usual = emulated.chunk_bytes()
-    torch.use_deterministic_algorithms(True)
-    yield emulated
-    torch.use_deterministic_algorithms(False)
-    emulated.set_chunk_bytes(usual)
-    emulated.set_stream(0)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -156,15 +144,6 @@ def test_after_running_out_of_memory_the_next_call_works(ops, products):
     assert_same(together(ops, problem, saves), expected)
 
 
-@pytest.fixture
-def cuda_is_emulated(ops, monkeypatch):
-    """Layers on the CPU go the way of those on CUDA."""
-    monkeypatch.setattr(torch.ops, "seqcuda", ops)
-    monkeypatch.setattr(_backend, "quick_call", lambda *_, **__: None)
-    monkeypatch.setattr(_backend, "has_stacks", lambda _: True)
-    return ops
-
-
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -201,7 +180,7 @@ def test_layers_and_their_gradients(cuda_is_emulated, kind, options, save):
 
 
 def test_the_graph_of_a_stack_is_freed(cuda_is_emulated):
-    """The outputs are made before the graph: it must not hold them."""
+    """It keeps outputs of its own, which must not keep it."""
     layer = seqcuda.GRU(4, H, num_layers=L)
     y = layer(torch.randn(T, B, 4))[0]
     node = weakref.ref(y.grad_fn)

@@ -29,6 +29,7 @@ LAYERS = (
     ("members",),
     ("derivatives", "masks"),
     ("autograd",),
+    ("stacks",),
     ("checks",),
     ("forms",),
     ("factors",),

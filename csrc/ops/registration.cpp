@@ -74,6 +74,7 @@ TORCH_LIBRARY(seqcuda, m) {
   m.def(kSequenceSchema);
   m.def(kSequenceBackwardSchema);
   m.def(kStackSchema);
+  m.def(kStackBackwardSchema);
   m.def(kMaskSchema);
   m.def(kSequenceTangentSchema);
 }

@@ -50,10 +50,11 @@ class StateWindow {
       copy(mark(marks, j, left.size(-2)), left);
     }
   }
-  // What left the step before walk step k, where a segment begins, from the marks.
-  void take(const at::Tensor& marks, int64_t k) const {
+  // What left the step before walk step k, where a segment begins, from the marks: copy(states, mark).
+  template <class Copy>
+  void take(const at::Tensor& marks, int64_t k, const Copy& copy) const {
     const at::Tensor left = left_before(k);
-    left.copy_(mark(marks, k / segment_steps(*layer_, marks.size(-3)), left.size(-2)));
+    copy(left, mark(marks, k / segment_steps(*layer_, marks.size(-3)), left.size(-2)));
   }
 
  private:

@@ -185,7 +185,7 @@ class LayerBackward {
     for (int64_t d = 0; d < layer_.directions; ++d) {
       StateWindow& window = *directions_[d].window;
       window.move(std::max<int64_t>(s0 - 1, 0), s1);
-      if (s0 > 0) window.take(saved_, s0);
+      if (s0 > 0) window.take(saved_, s0, [](const at::Tensor& left, const at::Tensor& mark) { left.copy_(mark); });
       for (int64_t w = d * layer_.heads; w < (d + 1) * layer_.heads; ++w) {
         set_states(walks_[w].b, layer_, w, window);
         set_states(walks_[w].again, layer_, w, window);

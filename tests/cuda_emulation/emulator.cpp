@@ -84,10 +84,19 @@ struct Given {
   Work work;
   void* awaited;  // a stream that must have done so much before
   uint64_t count;
+  bool unawaited = false;
 };
 struct Queue {
   std::deque<Given> given;
   uint64_t count = 0, done = 0;
+
+  void add(Given work) {
+    given.push_back(std::move(work));
+    ++count;
+  }
+  bool has_work() const {
+    return std::any_of(given.begin(), given.end(), [](const Given& work) { return !work.unawaited; });
+  }
 };
 std::map<void*, Queue> queues;
 bool later = false;  // work is not done at once
@@ -246,22 +255,25 @@ std::set<void*> take_streams() { return std::exchange(streams, {}); }
 
 const char* give(void* stream, Work work) {
   if (!later) return work();
-  Queue& queue = queues[stream];
-  queue.given.push_back({std::move(work), stream, 0});
-  ++queue.count;
+  queues[stream].add({std::move(work), stream, 0});
   return nullptr;
+}
+
+void give_unawaited(void* stream, Work work) {
+  if (later)
+    queues[stream].add({std::move(work), stream, 0, /*unawaited=*/true});
+  else
+    work();
 }
 
 const char* wait_for(void* waiting, void* awaited, void* host) {
   later = true;
-  if (fault != (waiting == host ? Fault::kNoJoin : Fault::kNoWaits)) {
-    Queue& queue = queues[waiting];
-    queue.given.push_back({[]() -> const char* { return nullptr; }, awaited, queues[awaited].count});
-    ++queue.count;
-  }
+  if (fault != (waiting == host ? Fault::kNoJoin : Fault::kNoWaits))
+    queues[waiting].add({[]() -> const char* { return nullptr; }, awaited, queues[awaited].count});
   if (waiting != host) return nullptr;
   const char* error = finish(host);
-  later = std::any_of(queues.begin(), queues.end(), [](const auto& named) { return !named.second.given.empty(); });
+  later = std::any_of(queues.begin(), queues.end(), [](const auto& named) { return named.second.has_work(); });
+  if (!later) queues.clear();
   return error;
 }
 
@@ -364,6 +376,7 @@ void with_warp(uint32_t* words, unsigned count, void (*act)(uint32_t* of_all)) {
 
 void set_fault(Fault f) { fault = f; }
 bool no_host_memory() { return fault == Fault::kNoHostMemory; }
+bool one_memory() { return fault == Fault::kOneMemory; }
 void set_seed(uint64_t seed) { order.seed(seed); }
 
 }  // namespace emulation

@@ -55,6 +55,8 @@ const char* run(const Launch& launch, const std::function<void()>& kernel);
 // waits allow. Null, or what went wrong.
 using Work = std::function<const char*()>;
 const char* give(void* stream, Work work);
+// The same, for which nobody need wait.
+void give_unawaited(void* stream, Work work);
 // What `waiting` is given from now on comes after what `awaited` has been given so far. The host reads what `host` has
 // done: all that its work depends on is done now.
 const char* wait_for(void* waiting, void* awaited, void* host);
@@ -110,9 +112,11 @@ enum class Fault {
   kNoHostMemory,  // the host has no memory that kernels could write to
   kNoWaits,       // no stream waits but that of the host
   kNoJoin,        // that one does not wait
+  kOneMemory,     // what is freed is the host stream's, whichever it was taken on
 };
 void set_fault(Fault fault);
 bool no_host_memory();  // that fault
+bool one_memory();
 void set_seed(uint64_t seed);
 
 }  // namespace emulation

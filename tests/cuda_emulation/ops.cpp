@@ -1,6 +1,10 @@
 // The CUDA op pair for tensors on the CPU, as seqcuda_emulated::sequence and sequence_backward, and the emulator's
 // knobs.
+#include <ATen/ops/from_blob.h>
 #include <torch/library.h>
+
+#include <cstring>
+#include <memory>
 
 #include "cuda/cluster.h"
 #include "emulator.h"
@@ -41,16 +45,30 @@ void wait_for(const c10::Stream& waiting, const c10::Stream& awaited) {
 
 int compute_capability(const at::Device&) { return emulation::capability; }
 
+// Without the memory, which whoever has it keeps for as long as work needs it.
+static at::Tensor borrowed(const at::Tensor& t) {
+  return at::from_blob(t.data_ptr(), t.sizes(), t.strides(), t.options());
+}
+
+// Work of torch's own.
+template <class Call, class... Tensors>
+static void give(const Call& call, const Tensors&... tensors) {
+  check_launch(emulation::give(pointer(stream_now), [call, ... given = borrowed(tensors)]() -> const char* {
+    call(given...);
+    return nullptr;
+  }));
+}
+
 template <class Call>
 static void give_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const Call& call) {
   TORCH_CHECK_WITH(OutOfMemoryError, products_until_out_of_memory-- != 0, "out of memory, on purpose");
-  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
-    const at::ScalarType summed = out.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    at::Tensor sums = out.to(summed);
-    call(sums, a.to(summed), b.to(summed));
-    out.copy_(sums);  // itself, but for half types
-    return nullptr;
-  }));
+  const auto work = [=](const at::Tensor& to, const at::Tensor& left, const at::Tensor& right) {
+    const at::ScalarType summed = to.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    at::Tensor sums = to.to(summed);
+    call(sums, left.to(summed), right.to(summed));
+    to.copy_(sums);  // itself, but for half types
+  };
+  give(work, out, a, b);
 }
 
 void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
@@ -66,11 +84,74 @@ void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) 
 }
 
 void copy_into(const at::Tensor& to, const at::Tensor& from) {
-  check_launch(emulation::give(pointer(stream_now), [=]() -> const char* {
-    to.copy_(from);
-    return nullptr;
-  }));
+  give([](const at::Tensor& out, const at::Tensor& in) { out.copy_(in); }, to, from);
 }
+
+void set_to_zero(const at::Tensor& t) {
+  give([](const at::Tensor& out) { out.zero_(); }, t);
+}
+
+static at::Tensor sum_for(const at::Tensor& out, const at::Tensor& rows) {
+  return rows.sum(1, /*keepdim=*/false, out.scalar_type());
+}
+
+void sum_into(const at::Tensor& out, const at::Tensor& t) {
+  give([](const at::Tensor& sum, const at::Tensor& rows) { sum.copy_(sum_for(sum, rows)); }, out, t);
+}
+
+void add_sum_into(const at::Tensor& out, const at::Tensor& t) {
+  give([](const at::Tensor& sum, const at::Tensor& rows) { sum.add_(sum_for(sum, rows)); }, out, t);
+}
+
+namespace {
+
+// As torch's on CUDA: what is freed may still be used by what the stream that it was taken on has been given.
+class StreamAllocator : public at::Allocator {
+ public:
+  at::DataPtr allocate(size_t bytes) override {
+    const int64_t stream = emulation::one_memory() ? stream_of_caller : stream_now;
+    auto* const block = new Block{usual_->allocate(bytes), bytes, stream};
+    return {block->memory.get(), block, &give_back, at::kCPU};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  // While it lives, tensors are allocated so.
+  struct Use {
+    Use() { at::SetAllocator(at::kCPU, &only()); }
+    ~Use() {
+      at::SetAllocator(at::kCPU, only().usual_);
+      only().freed_.clear();
+    }
+    Use(const Use&) = delete;
+  };
+
+ private:
+  struct Block {
+    at::DataPtr memory;
+    size_t bytes;
+    int64_t stream;
+  };
+
+  static StreamAllocator& only() {
+    static StreamAllocator allocator;
+    return allocator;
+  }
+  static void give_back(void* pointer_to_block) {
+    const std::unique_ptr<Block> block(static_cast<Block*>(pointer_to_block));
+    if (at::GetAllocator(at::kCPU) != &only()) return;
+    // NaN to whoever comes too late.
+    emulation::give_unawaited(pointer(block->stream), [data = block->memory.get(), bytes = block->bytes] {
+      std::memset(data, 0xff, bytes);
+      return static_cast<const char*>(nullptr);
+    });
+    only().freed_.push_back(std::move(block->memory));
+  }
+
+  at::Allocator* const usual_ = at::GetAllocator(at::kCPU);
+  std::vector<at::DataPtr> freed_;
+};
+
+}  // namespace
 
 }  // namespace seq::ops
 
@@ -84,7 +165,8 @@ void set_fault(const std::string& name) {
                                                    {"lost counts", Fault::kLostCounts},
                                                    {"no host memory", Fault::kNoHostMemory},
                                                    {"no waits", Fault::kNoWaits},
-                                                   {"no join", Fault::kNoJoin}};
+                                                   {"no join", Fault::kNoJoin},
+                                                   {"one memory", Fault::kOneMemory}};
   TORCH_CHECK_VALUE(faults.contains(name), "no fault is named ", name);
   emulation::set_fault(faults.at(name));
 }
@@ -153,13 +235,15 @@ at::Tensor multiply(const std::string& type, const at::Tensor& a, const at::Tens
   return out;
 }
 
-seq::ops::StackResult stack(const seq::ops::Arguments& a, const std::vector<std::string>& saves,
-                            const std::string& engine) {
+// An op whose work goes to several streams.
+template <auto kRun, class... Args>
+auto on_streams(const Args&... args) {
   const auto nothing_is_left = [] {
     TORCH_CHECK(!emulation::forget_work(), "a stream has work for which nobody has waited");
   };
   nothing_is_left();
-  seq::ops::StackResult result = seq::ops::stack_cuda(a, saves, engine);
+  const seq::ops::StreamAllocator::Use allocator;
+  auto result = kRun(args...);
   nothing_is_left();
   return result;
 }
@@ -195,6 +279,7 @@ TORCH_LIBRARY(seqcuda_emulated, m) {
   m.def(seq::ops::kSequenceBackwardSchema);
   m.def(seq::ops::kMaskSchema);
   m.def(seq::ops::kStackSchema);
+  m.def(seq::ops::kStackBackwardSchema);
   m.def("set_fault(str name) -> ()", &set_fault);
   m.def("set_seed(int seed) -> ()", &set_seed);
   m.def("set_stream(int stream) -> ()", &set_stream);
@@ -230,7 +315,11 @@ TORCH_LIBRARY_IMPL(seqcuda_emulated, CPU, m) {
   m.impl("sequence", &seq::ops::sequence<seq::ops::sequence_cuda>);
   m.impl("sequence_backward", &seq::ops::sequence_backward<seq::ops::sequence_backward_cuda>);
   m.impl("mask", &seq::ops::mask_cuda);
-  m.impl("stack", &seq::ops::stack<&stack>);
+  using namespace seq::ops;
+  m.impl("stack", &stack<&on_streams<&stack_cuda, Arguments, std::vector<std::string>, std::string>>);
+  m.impl("stack_backward",
+         &stack_backward<
+             &on_streams<&stack_backward_cuda, Arguments, std::vector<Saved>, std::string, std::vector<bool>>>);
 }
 
 // For calls that mix devices: the dispatcher sends them where a GPU's would go.

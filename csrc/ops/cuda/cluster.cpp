@@ -2,8 +2,6 @@
 
 #include "cuda/cluster.h"
 #include "cuda/group.h"
-#include "ops/cuda/layer_backward.h"
-#include "ops/cuda/layer_forward.h"
 
 namespace seq::ops {
 
@@ -191,11 +189,13 @@ std::unique_ptr<LayerForward> group_forward(const Arguments& a, const Layer& lay
   return std::make_unique<ClusterForward>(a, layer, kept, kGroup);
 }
 
-SequenceGradients cluster_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs) {
-  return ClusterBackward(a, s, layer, needs, kCluster).run();
+std::unique_ptr<LayerBackward> cluster_backward(const Arguments& a, const Layer& layer, const Saved& s,
+                                                const Needs& needs) {
+  return std::make_unique<ClusterBackward>(a, s, layer, needs, kCluster);
 }
-SequenceGradients group_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs) {
-  return ClusterBackward(a, s, layer, needs, kGroup).run();
+std::unique_ptr<LayerBackward> group_backward(const Arguments& a, const Layer& layer, const Saved& s,
+                                              const Needs& needs) {
+  return std::make_unique<ClusterBackward>(a, s, layer, needs, kGroup);
 }
 
 }  // namespace seq::ops

@@ -3,17 +3,19 @@
 
 #include <memory>
 
+#include "ops/cuda/layer_backward.h"
 #include "ops/cuda/layer_forward.h"
-#include "ops/gradients.h"
 
 namespace seq::ops {
 
 std::string cluster_refusal(const Layer& layer, int capability);
 std::unique_ptr<LayerForward> cluster_forward(const Arguments& a, const Layer& layer, const Kept& kept);
-SequenceGradients cluster_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
+std::unique_ptr<LayerBackward> cluster_backward(const Arguments& a, const Layer& layer, const Saved& s,
+                                                const Needs& needs);
 
 std::string group_refusal(const Layer& layer, int capability);
 std::unique_ptr<LayerForward> group_forward(const Arguments& a, const Layer& layer, const Kept& kept);
-SequenceGradients group_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
+std::unique_ptr<LayerBackward> group_backward(const Arguments& a, const Layer& layer, const Saved& s,
+                                              const Needs& needs);
 
 }  // namespace seq::ops

@@ -79,5 +79,10 @@ void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) 
 }
 
 void copy_into(const at::Tensor& to, const at::Tensor& from) { to.copy_(from); }
+void set_to_zero(const at::Tensor& t) { t.zero_(); }
+void sum_into(const at::Tensor& out, const at::Tensor& t) { out.copy_(t.sum(1, /*keepdim=*/false, out.scalar_type())); }
+void add_sum_into(const at::Tensor& out, const at::Tensor& t) {
+  out.add_(t.sum(1, /*keepdim=*/false, out.scalar_type()));
+}
 
 }  // namespace seq::ops

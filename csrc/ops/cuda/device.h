@@ -33,6 +33,11 @@ void product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
 // out += a b, likewise.
 void add_product_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
 
+// What torch does between kernels, on the current stream.
 void copy_into(const at::Tensor& to, const at::Tensor& from);
+void set_to_zero(const at::Tensor& t);
+// out = the sum over the rows of t [M, rows, n], or out += that, summed in the type of `out`.
+void sum_into(const at::Tensor& out, const at::Tensor& t);
+void add_sum_into(const at::Tensor& out, const at::Tensor& t);
 
 }  // namespace seq::ops

@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
+#include "ops/cuda/layer_backward.h"
 #include "ops/cuda/layer_forward.h"
 #include "ops/devices.h"
-#include "ops/gradients.h"
 
 namespace seq::ops {
 
@@ -17,7 +17,8 @@ struct CudaEngine {
   // Why it cannot run a layer on the current GPU, of this compute capability (90 for 9.0); empty: it can.
   std::string (*refusal)(const Layer& layer, int capability);
   std::unique_ptr<LayerForward> (*forward)(const Arguments& a, const Layer& layer, const Kept& kept);
-  SequenceGradients (*backward)(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs);
+  std::unique_ptr<LayerBackward> (*backward)(const Arguments& a, const Layer& layer, const Saved& s,
+                                             const Needs& needs);
   bool leaves_room;      // on the GPU for another layer's walk
   int64_t most_members;  // that it walks in one launch: `forward` and `backward` are given no more
 };

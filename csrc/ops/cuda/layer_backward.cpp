@@ -6,7 +6,12 @@ namespace seq::ops {
 
 LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer& layer, const Needs& needs,
                              const ChunkSteps& asked)
-    : c_(a, layer), layer_(layer), needs_(needs), data_(a.x.options()) {
+    : c_(a, layer),
+      layer_(layer),
+      needs_(needs),
+      data_(a.x.options()),
+      adds_dx_(layer.directions > 1),
+      chunk_steps_(cuda_chunk_steps(layer, c_.members, asked)) {
   const Saved s = c_.alone ? with_member(given) : given;
   y_ = s.y.contiguous();
   c_all_ = s.c_all.contiguous();
@@ -28,40 +33,43 @@ LayerBackward::LayerBackward(const Arguments& a, const Saved& given, const Layer
   if (needs.decay_c) ddecay_c_ = at::zeros({M, S - 1, layer.steps, B, D, H}, c_.compute);
   if (needs.x) {
     const std::vector<int64_t> shape{M, layer.rows, layer.input};
-    dx_ = D == 1 ? at::empty(shape, data_) : at::zeros(shape, c_.compute);  // of one direction it is one product
+    dx_ = adds_dx_ ? at::zeros(shape, c_.compute) : at::empty(shape, data_);  // of one direction it is one product
   }
   // A product with a gradient of 0 is not 0 where x, past the end of a row, is not finite.
   if (c_.lengths.defined()) {
     const at::Tensor t = at::arange(layer.steps, c_.lengths.options()).unsqueeze(1);
     c_.x = c_.x.masked_fill(t.ge(c_.lengths.unsqueeze(1)).view({M, layer.rows, 1}), 0);
   }
-  steps_ = cuda_chunk_steps(layer, M, asked);
-  segments_ = restored_steps(layer, marked_ ? saved_.size(2) : 0, steps_);
   directions_.resize(D);
-  for (int64_t d = 0; d < D; ++d) set_up(d, std::min(steps_ * B, layer.rows));
 }
 
 SequenceGradients LayerBackward::run() {
-  const int64_t steps = layer_.batch > 0 ? layer_.steps : 0;
-  for (int64_t s1 = steps, s0; s1 > 0; s1 = s0) {
-    s0 = (s1 - 1) / segments_ * segments_;
-    if (marked_) restore(s0, s1);
-    for (int64_t k1 = s1, k0; k1 > s0; k1 = k0) {
-      k0 = s0 + (k1 - 1 - s0) / steps_ * steps_;
-      walk_chunk(k0, k1);
-    }
-  }
-  finish();
-  for (const auto& dir : directions_) {
-    if (steps == 0)
-      for (const auto& g : dir.grads.all())
-        if (g.defined()) g.zero_();
-    if (one_bias_gradient(dir.grads)) dir.grads.b_hh.copy_(dir.grads.b_ih);
+  begin(chunk_steps_);
+  for (int64_t k1 = layer_.batch > 0 ? layer_.steps : 0, k0; k1 > 0; k1 = k0) {
+    k0 = chunk_begin(k1);
+    run_chunk(k0, k1);
   }
   return results();
 }
 
-void LayerBackward::walk_chunk(int64_t k0, int64_t k1) {
+void LayerBackward::add_dx_to(const at::Tensor& grad_x) {
+  dx_.copy_(grad_x.reshape(dx_.sizes()));
+  adds_dx_ = true;
+}
+
+void LayerBackward::begin(int64_t chunk_steps) {
+  steps_ = chunk_steps;
+  segments_ = restored_steps(layer_, marked_ ? saved_.size(2) : 0, steps_);
+  for (int64_t d = 0; d < layer_.directions; ++d) set_up(d, std::min(steps_ * layer_.batch, layer_.rows));
+}
+
+int64_t LayerBackward::chunk_begin(int64_t k1) const {
+  const int64_t s0 = (k1 - 1) / segments_ * segments_;
+  return s0 + (k1 - 1 - s0) / steps_ * steps_;
+}
+
+void LayerBackward::run_chunk(int64_t k0, int64_t k1) {
+  if (marked_ && (k1 == layer_.steps || k1 % segments_ == 0)) restore((k1 - 1) / segments_ * segments_, k1);
   for (int64_t d = 0; d < layer_.directions; ++d) {
     auto& dir = directions_[d];
     const Chunk chunk = c_.chunk(k0, k1, d);
@@ -69,9 +77,9 @@ void LayerBackward::walk_chunk(int64_t k0, int64_t k1) {
     if (lean_ && dir.with_gates != chunk) recompute(d, chunk);
     if (!lean_ && layer_.cell.norms > 0) dir.input_product = multiply_input(d, chunk);
     if (c_.lengths.defined()) {  // nobody writes past the end of a row
-      dir.dgx.zero_();
-      if (!layer_.cell.same_grads) dir.dgh.zero_();
-      if (dir.dh_out.defined()) dir.dh_out.zero_();
+      set_to_zero(dir.dgx);
+      if (!layer_.cell.same_grads) set_to_zero(dir.dgh);
+      if (dir.dh_out.defined()) set_to_zero(dir.dh_out);
     }
   }
   walk(k0, k1);
@@ -85,7 +93,7 @@ void LayerBackward::restore(int64_t s0, int64_t s1) {
     auto& dir = directions_[d];
     dir.window->move(std::max<int64_t>(s0 - 1, 0), s1);
     set_states(dir.b, *dir.window);
-    if (s0 > 0) dir.window->take(saved_, s0);
+    if (s0 > 0) dir.window->take(saved_, s0, copy_into);
     for (int64_t k0 = s0; k0 < s1; k0 += steps) {
       const Chunk chunk = c_.chunk(k0, std::min(k0 + steps, s1), d);
       dir.entering = gather(c_.kernels.entering, layer_.width, d, chunk);
@@ -216,7 +224,7 @@ void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
   const bool norms = layer_.cell.norms > 0;
   const at::Tensor x = c_.x.narrow(1, chunk.r0, R), dpx = norms ? input_gradient(d, dgx) : dgx;
   if (dx_.defined())
-    accumulate(layer_.directions == 1, c_.of_members(dx_.narrow(1, chunk.r0, R)), c_.of_members(dpx),
+    accumulate(!adds_dx_, c_.of_members(dx_.narrow(1, chunk.r0, R)), c_.of_members(dpx),
                c_.of_members(c_.weights[d].w_ih));
   std::vector<at::Tensor> operands{dir.entering};
   if (g.w_hh.defined())
@@ -256,12 +264,18 @@ void LayerBackward::multiply(int64_t d, const Chunk& chunk, bool first) {
 void LayerBackward::accumulate(bool first, const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) const {
   first ? products_into(out, a, b) : add_products_into(out, a, b);
 }
-void LayerBackward::accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) const {
-  const at::Tensor sum = rows.sum(1, /*keepdim=*/false, layer_.compute);
-  first ? out.copy_(sum) : out.add_(sum);
+void LayerBackward::accumulate_sum(bool first, const at::Tensor& out, const at::Tensor& rows) const {
+  first ? sum_into(out, rows) : add_sum_into(out, rows);
 }
 
-SequenceGradients LayerBackward::results() const {
+SequenceGradients LayerBackward::results() {
+  finish();
+  for (const auto& dir : directions_) {
+    if (layer_.batch == 0 || layer_.steps == 0)
+      for (const auto& g : dir.grads.all())
+        if (g.defined()) g.zero_();
+    if (one_bias_gradient(dir.grads)) dir.grads.b_hh.copy_(dir.grads.b_ih);
+  }
   const auto given = [&](bool wanted, const at::Tensor& t) {
     return wanted && t.defined() ? t.to(layer_.dtype) : at::empty({0}, data_);
   };

@@ -29,6 +29,19 @@ class LayerBackward {
 
   SequenceGradients run();
 
+  // The same in parts: first `begin`, then chunks of chunk_steps() at most, the last of the walk first: the one before
+  // step k1 begins with step chunk_begin(k1).
+  int64_t chunk_steps() const { return chunk_steps_; }
+  void begin(int64_t chunk_steps);
+  int64_t chunk_begin(int64_t k1) const;
+  void run_chunk(int64_t k0, int64_t k1);
+  SequenceGradients results();
+
+  // The gradient of x, where it is wanted, of one direction; the rows of a chunk are written with it.
+  at::Tensor dx() const { return c_.for_caller(layer_.with_leading(dx_, 1)); }
+  // It is added to this one. Before `begin`.
+  void add_dx_to(const at::Tensor& grad_x);
+
  protected:
   // From the states' gradients, dh and dc, after the steps from k0 to k1 to those before, and the gates' gradients of
   // the steps.
@@ -45,7 +58,6 @@ class LayerBackward {
 
  private:
   void set_up(int64_t d, int64_t rows);
-  void walk_chunk(int64_t k0, int64_t k1);
   // The states beside h of the walk steps [s0, s1), from those that were kept before s0.
   void restore(int64_t s0, int64_t s1);
 
@@ -69,13 +81,14 @@ class LayerBackward {
   void multiply(int64_t d, const Chunk& chunk, bool first);
   // out = a b for what is written first, out += a b for the others.
   void accumulate(bool first, const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) const;
-  void accumulate_sum(bool first, at::Tensor out, const at::Tensor& rows) const;
-  SequenceGradients results() const;
+  void accumulate_sum(bool first, const at::Tensor& out, const at::Tensor& rows) const;
 
   const Needs& needs_;
   const at::TensorOptions data_;
   at::Tensor y_, c_all_, saved_, grad_y_, grad_c_all_, dh_, dc_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, dx_;
   bool lean_ = false, marked_ = false;
+  bool adds_dx_;  // to what is in dx_ at first
+  const int64_t chunk_steps_;
   int64_t steps_ = 1, segments_ = 1;  // of a chunk; of the segments that are restored at once
 };
 

@@ -11,6 +11,7 @@ TORCH_LIBRARY_IMPL(seqcuda, CUDA, m) {
   m.impl("sequence", &sequence<sequence_cuda>);
   m.impl("sequence_backward", &sequence_backward<sequence_backward_cuda>);
   m.impl("stack", &stack<stack_cuda>);
+  m.impl("stack_backward", &stack_backward<stack_backward_cuda>);
   m.impl("mask", &mask_cuda);
 }
 

@@ -53,7 +53,7 @@ SequenceGradients sequence_backward_cuda(const Arguments& a, const Saved& s, con
     });
   const Needs wanted(needs, weight_groups, call.layer);
   check_saved(call.members > 0 ? Member(call.members, 0).of(s) : s, call.layer, a.x);
-  return call.engine.backward(a, call.layer, s, wanted);
+  return call.engine.backward(a, call.layer, s, wanted)->run();
 }
 
 }  // namespace seq::ops

@@ -1,5 +1,4 @@
 // The backward of engine stepwise: a kernel and a product for each phase of a step.
-#include "ops/cuda/layer_backward.h"
 #include "ops/cuda/stepwise.h"
 
 namespace seq::ops {
@@ -78,8 +77,9 @@ class StepwiseBackward : public LayerBackward {
 
 }  // namespace
 
-SequenceGradients stepwise_backward(const Arguments& a, const Layer& layer, const Saved& s, const Needs& needs) {
-  return StepwiseBackward(a, s, layer, needs).run();
+std::unique_ptr<LayerBackward> stepwise_backward(const Arguments& a, const Layer& layer, const Saved& s,
+                                                 const Needs& needs) {
+  return std::make_unique<StepwiseBackward>(a, s, layer, needs);
 }
 
 }  // namespace seq::ops
