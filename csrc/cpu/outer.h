@@ -3,7 +3,8 @@
 //
 // Rows of a batch lie a power of two apart as often as not, so that few sets of a cache would have to hold them all:
 // kAcross columns of b are copied to panels of one tile each, and pass by columns of a that are copied as well. A part
-// of kLong rows is summed on its own, then added, as in gemm.h.
+// of kLong rows is summed on its own, then added, as in gemm.h. Where all is one part and out is large, it is written
+// past the caches: they would have to read it first.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -36,6 +37,13 @@ struct OuterWalk {
       }
     }
     T* out = g.out + m * g.N + n;
+    if (streams(g) && g.N - n >= kLine) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; ++j) sum[r][j].stream(out + r * g.N + j * kWidth);
+      return;
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
@@ -47,6 +55,8 @@ struct OuterWalk {
         sum[r][j].store(to, left);
       }
   }
+
+  static SEQ_INLINE bool streams(const Outer<T>& g) { return g.past_caches && g.count <= kLong; }
 
   static void sums(const Outer<T>& g) {
     for (int64_t m = 0; m < g.M; m += kWidth) {
@@ -88,6 +98,7 @@ struct OuterWalk {
         }
       }
     }
+    if (streams(g)) end_of_streams();
   }
 };
 
