@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import torch
 from torch import Tensor
 
-from . import _backend, reference
+from . import _backend, reference, transforms
 from .cells import CELLS
 from .derivatives import of_groups, parts_of, replaced, tangent_by_reference
 from .heads import blocks_of, dense, for_engines, heads_of, with_w_hh
@@ -45,11 +46,9 @@ def sequence(walk: Walk, inputs: Inputs) -> Outputs:
         return reference.sequence(walk, inputs)
     inputs = inputs._replace(weights=for_engines(walk.cell, inputs.weights))
     tensors = inputs.tensors()
-    # Which hide what requires gradients, or has a tangent.
-    transformed = torch._C._are_functorch_transforms_active() or _backend.forward_mode()
-    differentiable = torch.is_grad_enabled() and (
-        transformed or any(t is not None and t.requires_grad for t in tensors)
-    )
+    forward_mode = _backend.forward_mode()
+    transformed = torch._C._are_functorch_transforms_active() or forward_mode
+    differentiable = torch.is_grad_enabled() and (forward_mode or transforms.want_gradients(tensors))
     exporting = torch.compiler.is_exporting() and walk.save == "all"  # a program asks for that itself: see below
     walk = walk._replace(save=kept_by(walk, differentiable and not exporting))
     if (differentiable or transformed) and not torch.compiler.is_compiling():
@@ -114,12 +113,14 @@ _NO_GRADS = (None,) * OUTPUTS
 
 def spread(there, values) -> tuple:
     """One value for each True of `there`, None for each False."""
-    values = iter(values)
-    return tuple(next(values) if t else None for t in there)
+    spread = [None] * len(there)
+    for i, value in zip(compress(range(len(there)), there), values, strict=True):
+        spread[i] = value
+    return tuple(spread)
 
 
 def gather(there, values) -> tuple:
-    return tuple(value for value, t in zip(values, there, strict=True) if t)
+    return tuple(compress(values, there))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +151,7 @@ class _Call:
 def apply(function, tensors, walk: Walk, engine: str, needs: tuple[bool, ...] = (), groups: int = 0):
     there = tuple(t is not None for t in tensors)
     call = _Call(walk, engine, needs, groups, there)
-    return of_older_vmap(functools.partial(function.apply, call), gather(there, tensors))
+    return of_older_vmap(functools.partial(transforms.apply, function, call), gather(there, tensors))
 
 
 class Sequence(torch.autograd.Function):

@@ -26,7 +26,7 @@ pytestmark = needs_extension
 
 SECTIONS = (
     "speed", "short", "step", "reading", "large", "ragged", "memory", "busy", "growth", "half", "penalty", "samples",
-    "ensembles", "heads",
+    "compiled", "ensembles", "heads",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ TORCH = re.compile(r"^(ATen|c10|caffe2|torch|pybind11|Python\.h)")
 LAYERS = (
     ("cells", "testing", "timing"),
     ("walk",),
-    ("_fake", "_dynamo", "heads"),
+    ("_fake", "_dynamo", "heads", "transforms"),
     ("_backend", "reference"),
     ("members",),
     ("derivatives", "masks"),

@@ -292,6 +292,72 @@ def test_gradients_of_weights_by_groups(cell, variant):
 
 
 @needs_extension
+@pytest.mark.parametrize("T, I, H", [(150, 3, 20), (3, 270, 50)], ids=["steps", "columns"])
+def test_groups_of_many(T, I, H, instruction_set):
+    """More steps, and columns of x, than are copied at once."""
+    assert_groups_add_up(Problem("gru", T=T, I=I, H=H), torch.ops.seqcuda)
+
+
+@needs_extension
+@pytest.mark.parametrize("I", [48, 50], ids=["whole lines", "parts of lines"])
+def test_gradients_of_many_mb(I, instruction_set):
+    """Which are written past the caches, into memory that was used before: not while somebody holds it."""
+    samples, layer = 450, seqcuda.GRU(I, 64, dtype=torch.float64)
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    x = normal(samples, 2, I)
+
+    def loss(parameters, x):
+        return functional_call(layer, parameters, x)[0].square().sum()
+
+    def check(found, x):
+        for i in (0, samples // 2, samples - 1):
+            for name, exact in grad(loss)(parameters, x[i]).items():
+                assert_close_to_exact(found[name][i], exact, name=name)
+
+    of_samples = vmap(grad(loss), (None, 0))
+    held = of_samples(parameters, x)
+    assert sum(g.nbytes for g in held.values()) > 64 << 20
+    for y in (2 * x, 3 * x):
+        check(of_samples(parameters, y), y)
+    check(held, x)
+    held["weight_ih_l0"].resize_(samples + 1, 192, I)
+    assert_close_to_exact(held["weight_ih_l0"][0], grad(loss)(parameters, x[0])["weight_ih_l0"])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_by_torchs_own_way(known, monkeypatch):
+    """Where torch's names are others than those that seqcuda.transforms knows."""
+    monkeypatch.setattr(seqcuda.transforms, "known", known)
+    layer, parameters = layer_of("LSTM", "stacked")
+    x = normal(N, T, B, 3)
+
+    def loss(parameters, x):
+        return functional_call(layer, parameters, x)[0].square().sum()
+
+    gradients = vmap(grad(loss), (None, 0))(parameters, x)
+    for name, exact in grad(loss)(parameters, x[1]).items():
+        assert_close_to_exact(gradients[name][1], exact, name=name)
+    with seqcuda.backend("reference"):
+        exact = hessian(loss, 1)(parameters, x[0])
+    assert_close_to_exact(hessian(loss, 1)(parameters, x[0]), exact)
+
+
+def test_a_vmap_hides_no_gradients(monkeypatch):
+    """What its members require outside of it is found; where nothing does, nothing is saved."""
+    layer, _ = layer_of("GRU", "reset before")
+    x, saves, real = normal(N, T, B, 3), [], seqcuda.autograd._forward_op
+    monkeypatch.setattr(
+        seqcuda.autograd, "_forward_op", lambda walk, *rest: saves.append(walk.save) or real(walk, *rest)
+    )
+    for required in (True, False):
+        layer.requires_grad_(required)
+        for y in (vmap(lambda x: layer(x)[0])(x), vmap(vmap(lambda x: layer(x)[0]))(x.unsqueeze(0))):
+            assert y.requires_grad == required
+    if compiled is not None:
+        assert saves == ["all", "all", "nothing", "nothing"]
+
+
+@needs_extension
 def test_groups_that_cannot_be():
     problem = Problem("gru", B=6)
     with pytest.raises(RuntimeError, match="weight_groups must divide the 6 rows of padded data, got 4"):

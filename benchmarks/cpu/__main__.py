@@ -24,7 +24,7 @@ from .section import Case, Section, Unavailable
 SECTIONS = (
     speed.SECTION, rival.SECTION, short.SECTION, step.SECTION, step.READING, large.SECTION, ragged.SECTION,
     memory.SECTION, busy.SECTION, growth.SECTION, half.SECTION, derivatives.PENALTY, derivatives.PER_SAMPLE,
-    members.ENSEMBLE, members.OF_HEADS,
+    derivatives.COMPILED, members.ENSEMBLE, members.OF_HEADS,
 )  # fmt: skip
 SECONDS, QUICK_SECONDS = 0.3, 0.01
 SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_", "SEQCUDA_")  # of the environment, which speed depends on

@@ -24,10 +24,16 @@ def penalty_cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
     return timed(measure_penalty, plain, threads)
 
 
-def sample_cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
+def sample_cases(threads: tuple[int, ...], quick: bool, measure: Callable | None = None) -> list[Case]:
     sizes = [Shape(f"T={T} B={B} H={H}", T, B, I=H, H=H) for T in STEPS for B in SAMPLES for H in HIDDEN]
     some = sizes[:1] if quick else [shape for shape in sizes if shape.T * shape.B * shape.H**2 <= 1e9]
-    return timed(measure_samples, [bench.Case(shape, cell, "training") for shape in some for cell in CELLS], threads)
+    cases = [bench.Case(shape, cell, "training") for shape in some for cell in CELLS]
+    return timed(measure or measure_samples, cases, threads)
+
+
+def compiled_cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
+    cases = sample_cases(threads, quick, measure_compiled)
+    return cases[:1] if quick else cases
 
 
 def penalised(case: bench.Case) -> Callable[[], object]:
@@ -43,10 +49,13 @@ def penalised(case: bench.Case) -> Callable[[], object]:
     return step
 
 
-def per_sample(case: bench.Case) -> Callable[[], object]:
+def per_sample(case: bench.Case, compiled: bool = False) -> Callable[[], object]:
     layer, x = bench.layer_and_input(case, "seqcuda")
     parameters = {name: p.detach() for name, p in layer.named_parameters()}
     gradients = vmap(grad(lambda parameters, x: functional_call(layer, parameters, x)[0].square().sum()), (None, 1))
+    if compiled:
+        torch.compiler.reset()  # torch compiles the same lines only so many times
+        gradients = torch.compile(gradients, fullgraph=True)
     return lambda: gradients(parameters, x)
 
 
@@ -62,6 +71,10 @@ def measure_penalty(case: bench.Case, seconds: float) -> dict:
 
 def measure_samples(case: bench.Case, seconds: float) -> dict:
     return _row(case, seconds, per_sample(case), of_batch(case))
+
+
+def measure_compiled(case: bench.Case, seconds: float) -> dict:
+    return _row(case, seconds, per_sample(case, compiled=True), of_batch(case))
 
 
 def _row(case: bench.Case, seconds: float, ours: Callable, plain: Callable) -> dict:
@@ -80,6 +93,12 @@ def penalty_goals(rows: list[dict]):
 
 def sample_goals(rows: list[dict]):
     yield at_most("a gradient for each sample, over that of the batch, the highest", 2, rows, "plain steps")
+
+
+def compiled_goals(rows: list[dict]):
+    yield at_most(
+        "a gradient for each sample by torch.compile, over that of the batch, the highest", 2, rows, "plain steps"
+    )
 
 
 _SHOWN = (
@@ -105,6 +124,15 @@ PER_SAMPLE = Section(
 time of a forward and backward of the batch, which gives their sum.""",
     sample_cases,
     sample_goals,
+    _SHOWN,
+    effort=0.3,
+)
+COMPILED = Section(
+    "compiled",
+    """The time of the same vmap(grad) as a program of torch.compile, once compiled, over that of a forward and
+backward of the batch, which are not compiled.""",
+    compiled_cases,
+    compiled_goals,
     _SHOWN,
     effort=0.3,
 )

@@ -48,6 +48,7 @@ struct Gemm {
 };
 
 // out [M, N] = a^T b over `count` rows of a [.., lda] and b [.., ldb]; N = 0: out [M], the sums of the rows of a.
+// past_caches: out is of more than they hold; its rows begin at multiples of 64 bytes.
 template <class T>
 struct Outer {
   const T* a = nullptr;
@@ -57,6 +58,7 @@ struct Outer {
   const int64_t* rows = nullptr;
   int64_t count = 0, M = 0, N = 0;
   T* out = nullptr;
+  bool past_caches = false;
 };
 
 // Rows of a product [G, H] of a cell that normalises (cell_traits.h), or of its gradient.

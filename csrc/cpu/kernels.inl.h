@@ -4,6 +4,7 @@
 //   SEQ_LOAD_FLOAT16(p), SEQ_STORE_FLOAT16(p, v)   that many float16 as float, where there is an instruction for it
 //   SEQ_ADD_PAIRS(sum, a, b), SEQ_STORE_BFLOAT16(p, v)   products of pairs of bfloat16, rounding to it, where some
 //                    processors of the set have instructions for them: to be used on those alone
+//   SEQ_STREAM(p, v)   a store past the caches, where there is an instruction for it
 //   SEQ_MIN(a, b), SEQ_MAX(a, b)   of floats, b where one is NaN: GCC makes a comparison and a choice of their like
 // and after the pragma that lets the compiler use the instruction set. Everything below is in the build's namespace, or
 // is a template over its lane type: nothing of it can be linked into another build.

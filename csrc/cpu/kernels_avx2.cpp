@@ -19,6 +19,7 @@
 #define SEQ_LOAD_FLOAT16(p) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
 #define SEQ_MIN(a, b) _mm256_min_ps(a, b)
 #define SEQ_MAX(a, b) _mm256_max_ps(a, b)
+#define SEQ_STREAM(p, v) _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)(v))
 #include "cpu/kernels.inl.h"
 
 #if defined(__clang__)

@@ -24,6 +24,7 @@
 #define SEQ_STORE_BFLOAT16(p, v) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v))
 #define SEQ_MIN(a, b) _mm512_maskz_min_ps(0xFFFF, a, b)
 #define SEQ_MAX(a, b) _mm512_maskz_max_ps(0xFFFF, a, b)
+#define SEQ_STREAM(p, v) _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)(v))
 #include "cpu/kernels.inl.h"
 
 #if defined(__clang__)

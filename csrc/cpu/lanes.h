@@ -44,6 +44,14 @@ struct Lanes {
     return out;
   }
   SEQ_INLINE void store(T* p) const { __builtin_memcpy(p, &v, sizeof(Value)); }
+  // Past the caches, where the instruction set can; p is a multiple of a vector's bytes. end_of_streams() follows.
+  SEQ_INLINE void stream(T* p) const {
+#if defined(SEQ_STREAM)
+    SEQ_STREAM(p, v);
+#else
+    store(p);
+#endif
+  }
   // What is at p in each lane, whatever its bits stand for.
   SEQ_INLINE static Lanes bits(const T* p) {
     decltype(Bits{}[0] + 0) once;
@@ -73,6 +81,13 @@ struct Lanes {
   friend SEQ_INLINE Lanes operator*(Lanes a, Lanes b) { return a.v * b.v; }
   friend SEQ_INLINE Lanes operator/(Lanes a, Lanes b) { return a.v / b.v; }
 };
+
+// Other threads see what was streamed before what is stored after this.
+SEQ_INLINE void end_of_streams() {
+#if defined(SEQ_STREAM)
+  _mm_sfence();
+#endif
+}
 
 // The smaller and the larger of x and a bound; NaN stays NaN.
 template <class T>

@@ -98,7 +98,7 @@ class GradientFunction : public torch::autograd::Function<GradientFunction> {
       const variable_list directions = spread(bools_of(ctx->saved_data["needs"]), grad_grads);
       // Python's Functions can be differentiated once more, and know what a vmap is.
       variable_list all = at::GradMode::is_enabled() || !all_plain(grad_grads)
-                              ? by_python("plain_tangents", a, of_inputs, grads, directions)
+                              ? plain_tangents(a, of_inputs, grads, directions)
                               : tangents_of(a, grads, directions, of_inputs);
       for (size_t j = 0; j < all.size(); ++j)
         if (!wanted[j]) all[j] = at::Tensor();
@@ -150,6 +150,11 @@ variable_list gradients_of(const Arguments& a, const Saved& s, const std::vector
   for (size_t j = 0; j < all.size(); ++j)
     if (!needs[j]) all[j] = at::Tensor();
   return all;
+}
+
+variable_list plain_tangents(const Arguments& a, const std::vector<bool>& wanted, const variable_list& grads,
+                             const variable_list& directions) {
+  return by_python("plain_tangents", a, wanted, grads, directions);
 }
 
 variable_list differentiable_gradients(const Arguments& a, const Saved& s, const std::vector<bool>& needs) {

@@ -31,4 +31,8 @@ Arguments arguments_of(std::string cell, std::vector<bool> reverse, const variab
 variable_list gradients_of(const Arguments& a, const Saved& s, const std::vector<bool>& needs);
 variable_list differentiable_gradients(const Arguments& a, const Saved& s, const std::vector<bool>& needs);
 
+// By Python: the tangents of y, h_n and c_n, whose gradients are `grads`, and of the gradients `wanted`, with a graph.
+variable_list plain_tangents(const Arguments& a, const std::vector<bool>& wanted, const variable_list& grads,
+                             const variable_list& directions);
+
 }  // namespace seq::ops

@@ -1,6 +1,6 @@
 #include "ops/gradients.h"
 
-#include "ops/large_pages.h"
+#include "ops/page_pool.h"
 
 namespace seq::ops {
 
@@ -21,7 +21,7 @@ DirectionWeights empty_gradients(const DirectionWeights& w, const Needs& needs, 
     const at::TensorOptions options = t.options().dtype(layer.compute);
     if (needs.groups == 0) return at::empty(shape, options);
     shape.insert(shape.begin(), needs.groups);
-    return empty_in_large_pages(shape, options);
+    return t.is_cpu() ? empty_from_pool(shape, layer.compute) : at::empty(shape, options);
   };
   return {like(0, w.w_ih), like(1, w.w_hh), like(2, w.b_ih), like(3, w.b_hh), like(4, w.w_hr), like(5, w.w_unit)};
 }

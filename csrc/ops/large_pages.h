@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <sys/mman.h>
 
 namespace seq::ops {
@@ -20,6 +21,10 @@ inline at::Tensor in_large_pages(at::Tensor t) {
 
 inline at::Tensor empty_in_large_pages(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return in_large_pages(at::empty(sizes, options));
+}
+// On the CPU, past the dispatcher.
+inline at::Tensor empty_in_large_pages(at::IntArrayRef sizes, at::ScalarType type) {
+  return in_large_pages(at::detail::empty_cpu(sizes, type));
 }
 
 }  // namespace seq::ops

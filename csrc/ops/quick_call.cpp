@@ -8,7 +8,7 @@
 
 #include "ops/layer_function.h"
 #include "ops/plain.h"
-#include "ops/step.h"
+#include "ops/step_function.h"
 
 namespace py = pybind11;
 
@@ -145,7 +145,8 @@ bool run_steps(const Call& call, Outputs& out) {
   std::vector<at::Tensor> hs, cs;
   for (StepTensors& t : layers) {
     if (!t.x.defined()) t.x = out.y;
-    const StepOutputs step_out = (call.panel ? panel_step : step)(call.cell, t, call.batch, of_one, shape);
+    const StepOutputs step_out =
+        (call.panel ? panel_step : differentiable_step)(call.cell, t, call.batch, of_one, shape);
     out = {step_out.y, step_out.h, step_out.c};
     if (call.layers > 1) {
       hs.push_back(out.h);

@@ -132,6 +132,14 @@ class WeightGradients {
     add(g.w_hr, 0, f.dh_out, f.unprojected);
     for (size_t head = 0; head < f.d_unit.size(); ++head)
       add(g.w_unit, head * f.d_unit[head].size(1), f.d_unit[head], {});
+    constexpr int64_t kBytesOfCaches = 32 << 20, kNumbersOfLine = 64 / sizeof(T);
+    int64_t bytes = 0;
+    for (const Product& product : all)
+      bytes += needs_.groups * product.of_all.M * std::max<int64_t>(product.of_all.N, 1) * sizeof(T);
+    for (Product& product : all)
+      product.of_all.past_caches = bytes > kBytesOfCaches && product.of_all.N % kNumbersOfLine == 0 &&
+                                   product.of_group % kNumbersOfLine == 0 &&
+                                   reinterpret_cast<uintptr_t>(product.of_all.out) % 64 == 0;
     at::parallel_for(0, needs_.groups, 1, [&, &begin = begin](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
         for (const Product& product : all) {
