@@ -1,5 +1,7 @@
 #include "ops/step_gradients.h"
 
+#include <ATen/EmptyTensor.h>
+
 #include <algorithm>
 #include <memory>
 
@@ -78,19 +80,43 @@ StepGradients backward(const CellCounts& cell, const StepTensors& t, const at::T
   return g;
 }
 
+// s in another type, or undefined as s is. Where there are few numbers ATen's way there takes longer than they do.
+template <class From, class To>
+at::Tensor converted(const at::Tensor& s) {
+  constexpr at::ScalarType type = c10::CppTypeToScalarType<To>::value;
+  constexpr int64_t kFew = 8192;
+  if (!s.defined() || s.numel() > kFew || !s.is_contiguous()) return s.defined() ? s.to(type) : s;
+  const at::Tensor out = at::detail::empty_cpu(s.sizes(), type);
+  const From* from = s.const_data_ptr<From>();
+  std::transform(from, from + s.numel(), out.mutable_data_ptr<To>(), [](From v) { return static_cast<To>(v); });
+  return out;
+}
+
+// For data of a half type: all but the weights become float on the way.
+template <class S>
+StepGradients backward_half(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept, const at::Tensor& dh,
+                            const at::Tensor& dc, const OfStepInputs<bool>& needs) {
+  const auto widened = &converted<S, float>;
+  const StepTensors all{widened(t.x), widened(t.h), widened(t.c), t.w_ih, t.w_hh, t.b_ih, t.b_hh};
+  StepGradients g = backward<float>(cell, all, kept, widened(dh), widened(dc), needs);
+  for (StepInput which : {kX, kH, kC, kBiasIh, kBiasHh}) g[which] = converted<float, S>(g[which]);
+  return g;
+}
+
 }  // namespace
 
 StepGradients step_gradients(const CellCounts& cell, const StepTensors& t, const at::Tensor& kept, const at::Tensor& dh,
                              const at::Tensor& dc, const OfStepInputs<bool>& needs) {
-  const at::ScalarType type = t.x.scalar_type();
-  if (type == at::kDouble) return backward<double>(cell, t, kept, dh, dc, needs);
-  if (type == at::kFloat) return backward<float>(cell, t, kept, dh, dc, needs);
-  const auto widened = [](const at::Tensor& s) { return s.defined() ? s.to(at::kFloat) : s; };
-  const StepTensors all{widened(t.x), widened(t.h), widened(t.c), t.w_ih, t.w_hh, t.b_ih, t.b_hh};
-  StepGradients g = backward<float>(cell, all, kept, widened(dh), widened(dc), needs);
-  for (at::Tensor& each : g)
-    if (each.defined()) each = each.to(type);
-  return g;
+  switch (t.x.scalar_type()) {
+    case at::kDouble:
+      return backward<double>(cell, t, kept, dh, dc, needs);
+    case at::kFloat:
+      return backward<float>(cell, t, kept, dh, dc, needs);
+    case at::kHalf:
+      return backward_half<at::Half>(cell, t, kept, dh, dc, needs);
+    default:
+      return backward_half<at::BFloat16>(cell, t, kept, dh, dc, needs);
+  }
 }
 
 }  // namespace seq::ops
