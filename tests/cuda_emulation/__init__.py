@@ -20,7 +20,7 @@ BUILD = ROOT / "build" / f"emulation.{sys.implementation.cache_tag}"
 KERNELS = [*(p for p in sorted((ROOT / "csrc/cuda").iterdir()) if p.suffix in (".cu", ".cpp")), HERE / "self_test.cpp"]
 MACHINE = [HERE / "emulator.cpp", HERE / "fiber.cpp"]
 OPS = [
-    *(ROOT / "csrc/ops" / name for name in ("devices.cpp", "gradients.cpp", "layer.cpp", "tuned.cpp")),
+    *(ROOT / "csrc/ops" / name for name in ("devices.cpp", "gradients.cpp", "layer.cpp", "page_pool.cpp", "tuned.cpp")),
     *(p for p in sorted((ROOT / "csrc/ops/cuda").glob("*.cpp")) if p.name not in ("device.cpp", "registration.cpp")),
     HERE / "ops.cpp",
 ]
