@@ -141,8 +141,9 @@ template <class T>
 __device__ Lane<T> take_part(const Factor<const void>& keep, int64_t t, int64_t b, int64_t u, Lane<T>& gradient, int e);
 
 // The gradients of o and of c' from that of h. It also acts for the rows that have their first step after this one.
+// One block at once is said, since for several the compiler would spill.
 template <class Cell, class S>
-__global__ void __launch_bounds__(kNormThreads) output_backward(Backward w, BackwardStep s) {
+__global__ void __launch_bounds__(kNormThreads, 1) output_backward(Backward w, BackwardStep s) {
   using T = Compute<S>;
   using L = Lane<T>;
   constexpr int kUnit = CellTraits<Cell>::norm_unit();
