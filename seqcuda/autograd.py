@@ -113,14 +113,14 @@ _NO_GRADS = (None,) * OUTPUTS
 
 def spread(there, values) -> tuple:
     """One value for each True of `there`, None for each False."""
-    spread = [None] * len(there)
+    found = [None] * len(there)
     for i, value in zip(compress(range(len(there)), there), values, strict=True):
-        spread[i] = value
-    return tuple(spread)
+        found[i] = value
+    return tuple(found)
 
 
 def gather(there, values) -> tuple:
-    return tuple(compress(values, there))
+    return tuple(value for value, t in zip(values, there, strict=True) if t)
 
 
 @dataclass(frozen=True, eq=False)

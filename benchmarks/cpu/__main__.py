@@ -3,7 +3,7 @@
     python -m benchmarks.cpu                                       # benchmarks/results/cpu-<machine>.json, .md, .png
     python -m benchmarks.cpu --sections step memory --threads 1 --out /tmp/look.json
 
-All sections take about 9 minutes on two cores with the default --seconds. Nothing else should run meanwhile.
+Nothing else should run meanwhile.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from seqcuda import bench
 from seqcuda.shapes import CELLS, MODES
 
 from .. import run
-from ..goals import Goal, geometric_mean
+from ..goals import Goal, geometric_mean, plural
 from ..tables import Column
 from .large import SQUARE, products, rate, square_product
 from .section import FEWEST, Case, Section, at_least, cut, facts, timed
@@ -38,7 +38,7 @@ def with_bound(goal: Goal, rows: list[dict]) -> Goal:
     """The goal of a mean, and beside what was measured what the products alone would give."""
 
     def also(label: str, figure: float) -> tuple[float, str]:
-        of_label = [row for row in rows if label.split()[0] == str(row["threads"])]
+        of_label = [row for row in rows if plural(row["threads"], "thread") == label]
         return figure, f"products alone: {geometric_mean(of_label, 'products alone')[0]:.2f}"
 
     return replace(goal, measured={label: also(label, figure) for label, (figure, _) in goal.measured.items()})
