@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 SAMPLE = 2e-3  # seconds a timed sample lasts at least, by calling again
+WARM = 0.02  # seconds of warm-up of each call, where all may take that long
 FEWEST = 5  # pairs, whatever the time
 MOST = 2000
 
@@ -79,8 +80,11 @@ def in_turn(
     """
 
     def warm_up(call: Callable[[], object]) -> float:
-        first = timed(call, 1)
-        return first if first > seconds else min(timed(call, 1) for _ in range(2))
+        """Seconds of a call once it is warm: a small one takes dozens of calls to come to its own time."""
+        each = [timed(call, 1)]
+        while len(each) < 3 and each[0] <= seconds or sum(each) < min(seconds, WARM):
+            each.append(timed(call, 1))
+        return statistics.median(each[-3:])
 
     rough = [warm_up(call) for call in (a, b)]
     times = [max(1, round(sample / max(once, 1e-9))) for once in rough]

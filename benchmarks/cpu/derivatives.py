@@ -56,6 +56,7 @@ def per_sample(case: bench.Case, compiled: bool = False) -> Callable[[], object]
     if compiled:
         torch.compiler.reset()  # torch compiles the same lines only so many times
         gradients = torch.compile(gradients, fullgraph=True)
+        gradients(parameters, x)
     return lambda: gradients(parameters, x)
 
 

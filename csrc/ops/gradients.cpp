@@ -18,10 +18,8 @@ DirectionWeights empty_gradients(const DirectionWeights& w, const Needs& needs, 
   const auto like = [&](int j, const at::Tensor& t) {
     if (!needs.weight(d, j) || !t.defined()) return at::Tensor();
     std::vector<int64_t> shape = t.sizes().vec();
-    const at::TensorOptions options = t.options().dtype(layer.compute);
-    if (needs.groups == 0) return at::empty(shape, options);
-    shape.insert(shape.begin(), needs.groups);
-    return t.is_cpu() ? empty_from_pool(shape, layer.compute) : at::empty(shape, options);
+    if (needs.groups > 0) shape.insert(shape.begin(), needs.groups);
+    return t.is_cpu() ? empty_in_large_pages(shape, layer.compute) : at::empty(shape, t.options().dtype(layer.compute));
   };
   return {like(0, w.w_ih), like(1, w.w_hh), like(2, w.b_ih), like(3, w.b_hh), like(4, w.w_hr), like(5, w.w_unit)};
 }

@@ -3,14 +3,13 @@
 #pragma once
 
 #include "ops/few_rows.h"
-#include "ops/large_pages.h"
+#include "ops/page_pool.h"
 
 namespace seq::ops {
 
 template <class T, class Pack>
-at::Tensor packed(const at::Tensor& like, int64_t blocks, int64_t numel_per_block, const Pack& pack) {
-  const at::TensorOptions options = like.options().dtype(c10::CppTypeToScalarType<T>::value);
-  at::Tensor out = empty_in_large_pages({blocks * numel_per_block}, options);
+at::Tensor packed(int64_t blocks, int64_t numel_per_block, const Pack& pack) {
+  at::Tensor out = empty_in_large_pages({blocks * numel_per_block}, c10::CppTypeToScalarType<T>::value);
   T* to = out.template mutable_data_ptr<T>();
   at::parallel_for(0, blocks, std::max<int64_t>(1, 65536 / std::max<int64_t>(numel_per_block, 1)),
                    [&](int64_t begin, int64_t end) { pack(begin, end, to); });
@@ -37,12 +36,12 @@ at::Tensor pack_columns_of(const cpu::Kernels<T>& k, const at::Tensor& m, int64_
   const int64_t rows = m.size(0), columns = m.size(1), ld = m.stride(0), blocks = (columns + block - 1) / block;
   if constexpr (sizeof(T) == 4) {
     if (of_pairs(m))
-      return packed<T>(m, blocks, (rows + 1) / 2 * block, [&](int64_t begin, int64_t end, T* to) {
+      return packed<T>(blocks, (rows + 1) / 2 * block, [&](int64_t begin, int64_t end, T* to) {
         k.pack_pairs(static_cast<const uint16_t*>(m.const_data_ptr()), ld, columns, rows, block, begin, end, to);
       });
   }
   const T* from = m.template const_data_ptr<T>();
-  return packed<T>(m, blocks, rows * block, [&](int64_t begin, int64_t end, T* to) {
+  return packed<T>(blocks, rows * block, [&](int64_t begin, int64_t end, T* to) {
     k.pack_columns(from, ld, columns, rows, block, begin, end, to);
   });
 }
@@ -54,7 +53,7 @@ at::Tensor pack_gates_of(const cpu::Kernels<T>& k, const at::Tensor& w, int64_t 
   const at::Tensor m = in_pairs(w);
   const int64_t K = of_pairs(m) ? m.size(1) / 2 : m.size(1);
   const T* from = numbers<T>(m);
-  return packed<T>(m, (units + block - 1) / block, K * (last - first) * block, [&](int64_t begin, int64_t end, T* to) {
+  return packed<T>((units + block - 1) / block, K * (last - first) * block, [&](int64_t begin, int64_t end, T* to) {
     k.pack_gates(from, K, units, first, last, K, block, begin, end, to);
   });
 }

@@ -1,13 +1,25 @@
-// Memory of large results that comes again and again, as the gradients of samples do in every step: what is given back
-// stays mapped, and the system may take its pages when it needs them (MADV_FREE). To map fresh pages it has to write
-// zeros to all of them, which takes longer than to write the results.
+// Memory of what is large and comes again in every step: results, gradients, panels, the gates of a chunk. What is
+// given back stays mapped for the next call. The system maps fresh memory page by page and writes zeros to all of it
+// first, which takes many times as long as to write it again.
 #pragma once
 
 #include <ATen/ATen.h>
 
 namespace seq::ops {
 
-// On the CPU. Small tensors come from where all tensors do.
-at::Tensor empty_from_pool(at::IntArrayRef sizes, at::ScalarType type);
+// Large ones cost least. Where there is much, the system may take them when it needs them (MADV_FREE), which in small
+// ones costs as much as to write them: of those less stays. But in a large page rows a power of two apart fall into few
+// sets of a cache, so that what is written again and again and read from L2 is in small ones.
+enum class Pages { kSmall, kLarge };
+
+// On the CPU, past the dispatcher. Small tensors come from where all tensors do.
+at::Tensor empty_in(Pages pages, at::IntArrayRef sizes, at::ScalarType type);
+
+inline at::Tensor empty_in_large_pages(at::IntArrayRef sizes, at::ScalarType type) {
+  return empty_in(Pages::kLarge, sizes, type);
+}
+inline at::Tensor empty_in_small_pages(at::IntArrayRef sizes, at::ScalarType type) {
+  return empty_in(Pages::kSmall, sizes, type);
+}
 
 }  // namespace seq::ops

@@ -1,9 +1,9 @@
 // The backward of a layer on the CPU: chunks of time from the last to the first. A chunk: what lean training did not
 // keep is computed again by one product, the engine walks, and dW and dx follow by one ATen product each. Where the
 // states beside h were kept between segments only, those of some segments are restored before their chunks.
-#include "ops/large_pages.h"
 #include "ops/members.h"
 #include "ops/norm_cpu.h"
+#include "ops/page_pool.h"
 #include "ops/weight_gradients_cpu.h"
 
 namespace seq::ops {
@@ -60,7 +60,7 @@ class LayerBackward {
     // Where every row of x is written once, its gradient need not start from zero.
     dx_once_ = D == 1 && !plan_.data_rows.defined();
     if (needs.x) {
-      dx_ = empty_in_large_pages({layer.rows, layer.input}, options_);
+      dx_ = empty_in_large_pages({layer.rows, layer.input}, layer.compute);
       if (!dx_once_) dx_.zero_();
     }
     if (needs.reset_h) dreset_h_ = at::zeros({W, B, layer.head_width()}, options_);
@@ -97,17 +97,17 @@ class LayerBackward {
     dir.weights = direction_weights(a_, layer_, d, pairs_);
     dir.grads = empty_gradients(dir.weights, needs_, d, layer_);
     if (engine_ == Engine::kPanel && needs_.x) dir.w_ih = PackedMatrix<T>::of(kernels_, dir.weights.w_ih);
-    const at::TensorOptions of_gates = pairs_ ? a_.x.options() : options_;
-    dir.dgx = at::empty({rows, gates}, of_gates);
-    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, gates}, of_gates);
-    if (layer_.output_later()) dir.dh_out = at::empty({rows, layer_.width}, options_);
-    if (layer_.cell.norms_state) dir.dc_normed = at::empty({layer_.batch, layer_.hidden}, options_);
-    dir.dph = layer_.cell.norms > 0 ? at::empty({rows, gates}, options_) : dir.dgh;
+    const at::ScalarType of_gates = pairs_ ? layer_.dtype : layer_.compute;
+    dir.dgx = empty_in_small_pages({rows, gates}, of_gates);
+    dir.dgh = layer_.cell.same_grads ? dir.dgx : empty_in_small_pages({rows, gates}, of_gates);
+    if (layer_.output_later()) dir.dh_out = empty_in_small_pages({rows, layer_.width}, layer_.compute);
+    if (layer_.cell.norms_state) dir.dc_normed = empty_in_small_pages({layer_.batch, layer_.hidden}, layer_.compute);
+    dir.dph = layer_.cell.norms > 0 ? empty_in_small_pages({rows, gates}, layer_.compute) : dir.dgh;
     if (layer_.cell.norms > 0 && dir.grads.w_unit.defined())
-      dir.d_unit = at::empty({rows, layer_.cell.unit * layer_.hidden}, options_);
+      dir.d_unit = empty_in_small_pages({rows, layer_.cell.unit * layer_.hidden}, layer_.compute);
     if (marked_) dir.window.emplace(layer_, plan_, d, a_.reverse[d], segments_ + 1);
     if (lean_)
-      dir.saved = at::empty({rows, layer_.saved_width}, options_);
+      dir.saved = empty_in_small_pages({rows, layer_.saved_width}, layer_.compute);
     else if (layer_.saved_width > 0)
       dir.saved = saved_[d];
   }
@@ -122,7 +122,7 @@ class LayerBackward {
     if (engine_ == Engine::kPanel)
       w.packed = pack_backward(kernels_, layer_, w.weights);
     else
-      w.product = at::empty({B * std::max(H, P)}, options_);
+      w.product = empty_in_small_pages({B * std::max(H, P)}, layer_.compute);
     set_walk(b, a_, layer_, plan_, number, w.weights, states_, y_, c_all_);
     if (grad_y_.defined()) {
       b.dy = grad_y_.template const_data_ptr<T>() + number * P;
@@ -225,7 +225,7 @@ class LayerBackward {
 
   void multiply_input(int64_t d, const Chunk& c, const at::Tensor& x) {
     auto& dir = directions_[d];
-    dir.input_product = at::empty({c.rows(), layer_.cell.gates * layer_.hidden}, options_);
+    dir.input_product = empty_in_small_pages({c.rows(), layer_.cell.gates * layer_.hidden}, layer_.compute);
     if (c.rows() > 0) products_.multiply_transposed(dir.input_product, x, dir.weights.w_ih, {});
   }
 
@@ -236,7 +236,7 @@ class LayerBackward {
     dir.with_gates = c;
     const int64_t H = layer_.head_hidden();
     const bool norms = layer_.cell.norms > 0;
-    at::Tensor gx = at::empty({c.rows(), layer_.cell.gates * layer_.hidden}, options_);
+    at::Tensor gx = empty_in_small_pages({c.rows(), layer_.cell.gates * layer_.hidden}, layer_.compute);
     if (norms) {
       multiply_input(d, c, x);
       normalize_input(kernels_, layer_, dir.weights, dir.input_product, gx);
@@ -250,11 +250,11 @@ class LayerBackward {
       w.again.restores = restores;
       if (c.rows() == 0) continue;
       w.again.gx = gx.template const_data_ptr<T>() + products_.gates_at(head);
-      at::Tensor operand = kernels_.phases > 1 ? at::empty({c.rows(), H}, options_) : at::Tensor();
+      at::Tensor operand = kernels_.phases > 1 ? empty_in_small_pages({c.rows(), H}, layer_.compute) : at::Tensor();
       for (int p = 0; p < kernels_.phases; ++p) {
         at::Tensor gh;
         if (layer_.cell.recurrent) {
-          gh = at::empty({c.rows(), products_.gates_of(p)}, options_);
+          gh = empty_in_small_pages({c.rows(), products_.gates_of(p)}, layer_.compute);
           products_.multiply_transposed(gh, p == 0 ? entering[number] : operand,
                                         w.weights.w_hh.narrow(0, products_.gates_at(0, p), products_.gates_of(p)), {});
           if (norms) normalize_hidden(kernels_, layer_, dir.weights, gh, dir.saved);
@@ -313,7 +313,7 @@ class LayerBackward {
     if (needs_.x) {
       if (plan_.data_rows.defined()) {
         const at::Tensor rows = plan_.data_rows.narrow(0, c.r0, c.rows());
-        at::Tensor dense = at::empty({c.rows(), layer_.input}, options_);
+        at::Tensor dense = empty_in_small_pages({c.rows(), layer_.input}, layer_.compute);
         times_w_ih(dir, dpx, dense, false);
         dx_.index_add_(0, rows, dense);
       } else {
@@ -353,7 +353,7 @@ class LayerBackward {
 
   template <class Call>
   at::Tensor gather(const Call& call, const Chunk& c, int64_t width) const {
-    at::Tensor out = at::empty({c.rows(), width}, options_);
+    at::Tensor out = empty_in_small_pages({c.rows(), width}, layer_.compute);
     T* to = out.template mutable_data_ptr<T>();
     for_steps(c, [&](int64_t k, const cpu::Share& share) { call(k, share, to); });
     return out;

@@ -1,9 +1,9 @@
 // The forward of a layer on the CPU: input products by ATen in chunks of time, the walk by the engine.
 #include "ops/engines.h"
-#include "ops/large_pages.h"
 #include "ops/members.h"
 #include "ops/norm_cpu.h"
 #include "ops/one_step.h"
+#include "ops/page_pool.h"
 
 namespace seq::ops {
 
@@ -37,7 +37,7 @@ struct Results {
 constexpr int64_t kWideRow = 8192;  // bytes; from here on a walk is slower through large pages
 
 // Of so many members, or of one layer where there are none.
-Results empty_results(const Layer& layer, const Kept& kept, int64_t members, const at::Tensor& x) {
+Results empty_results(const Layer& layer, const Kept& kept, int64_t members) {
   const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, extra = layer.extra();
   const auto empty = [&](std::initializer_list<int64_t> before, at::IntArrayRef rows, int64_t last) {
     std::vector<int64_t> shape;
@@ -45,8 +45,8 @@ Results empty_results(const Layer& layer, const Kept& kept, int64_t members, con
     shape.insert(shape.end(), before);
     shape.insert(shape.end(), rows.begin(), rows.end());
     shape.push_back(last);
-    const at::Tensor t = at::empty(shape, x.options().dtype(layer.compute));
-    return last * t.element_size() < kWideRow ? in_large_pages(t) : t;
+    const bool wide = last * static_cast<int64_t>(c10::elementSize(layer.compute)) >= kWideRow;
+    return empty_in(wide ? Pages::kSmall : Pages::kLarge, shape, layer.compute);
   };
   return {empty({}, layer.leading, D * P), empty({D}, B, P), empty({extra, D}, B, H),
           empty({kept.states ? extra : 0, D}, layer.leading, H),
@@ -120,8 +120,8 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
     auto& dir = directions[d];
     dir.weights = direction_weights(a, layer, d, pairs);
     if (engine == Engine::kPanel) dir.w_ih = PackedMatrix<T>::transposed(kernels, dir.weights.w_ih);
-    dir.gx = at::empty({chunk_rows, G * layer.hidden}, options);
-    if (scratch) dir.scratch = at::empty({chunk_rows, layer.saved_width}, options);
+    dir.gx = empty_in_small_pages({chunk_rows, G * layer.hidden}, layer.compute);
+    if (scratch) dir.scratch = empty_in_small_pages({chunk_rows, layer.saved_width}, layer.compute);
     if (kept.marks.value_or(0) > 0) dir.window.emplace(layer, plan, d, a.reverse[d], steps);
   }
   std::vector<WalkForward<T>> walks(layer.walks());
@@ -130,10 +130,10 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
     const int64_t d = j / layer.heads, head = j % layer.heads;
     w.weights = head_of(directions[d].weights, layer, head);
     if (engine == Engine::kPanel) w.packed = pack_forward(kernels, layer, w.weights);
-    if (engine != Engine::kPanel || norms) w.gh = at::empty({B * std::max(G * H, P)}, options);
+    if (engine != Engine::kPanel || norms) w.gh = empty_in_small_pages({B * std::max(G * H, P)}, layer.compute);
     if (norms) w.f.product = w.gh.template mutable_data_ptr<T>();
     set_walk(w.f, a, layer, plan, j, w.weights, states, out.y, out.c_all);
-    w.h = at::empty({2, B, P}, options);
+    w.h = empty_in_small_pages({2, B, P}, layer.compute);
     w.f.h[0] = w.h[0].template mutable_data_ptr<T>();
     w.f.h[1] = w.h[1].template mutable_data_ptr<T>();
     if (states.factors.drop.defined()) {
@@ -147,7 +147,7 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
       w.f.c = w.c.template mutable_data_ptr<T>();
     }
     if (kernels.phases > 1 || layer.output_later()) {
-      w.operand = at::empty({B, H}, options);
+      w.operand = empty_in_small_pages({B, H}, layer.compute);
       w.f.operand = w.operand.template mutable_data_ptr<T>();
     }
     const int64_t saved_at = head * (layer.saved_width / layer.heads);
@@ -197,8 +197,8 @@ void run(const Arguments& a, const Layer& layer, const Kept& kept, Engine engine
         dir.window->keep(out.saved, k0, k1, [](const at::Tensor& mark, const at::Tensor& left) { mark.copy_(left); });
   }
 
-  at::Tensor h_n = layer.heads == 1 ? out.h_n : at::empty({layer.walks(), B, P}, options);
-  at::Tensor c_n = layer.heads == 1 ? out.c_n : at::empty({S - 1, layer.walks(), B, H}, options);
+  at::Tensor h_n = layer.heads == 1 ? out.h_n : empty_in_small_pages({layer.walks(), B, P}, layer.compute);
+  at::Tensor c_n = layer.heads == 1 ? out.c_n : empty_in_small_pages({S - 1, layer.walks(), B, H}, layer.compute);
   for (int64_t j = 0; j < layer.walks(); ++j) {
     final_h(walks[j].f, plan, h_n.template mutable_data_ptr<T>() + j * B * P);
     if (S == 1) continue;
@@ -260,7 +260,7 @@ SequenceResult forward_of_members(const Arguments& a, int64_t members, const std
   const Layer layer(Member(members, 0).of(a));
   const Kept kept(save, layer);
   const Engine chosen = choose_engine(layer, engine).engine;
-  const Results out = empty_results(layer, kept, members, a.x);
+  const Results out = empty_results(layer, kept, members);
   for_members(members, make_team(layer, layer.rows).threads(), [&](int64_t m) {
     const Arguments own = Member(members, m).of(a);
     forward(own, Layer(own), kept, chosen, out.of(m));
@@ -274,7 +274,7 @@ SequenceResult sequence_cpu(const Arguments& a, const std::string& save, const s
   if (const int64_t members = members_of(a)) return forward_of_members(a, members, save, engine);
   const Layer layer(a);
   const Kept kept(save, layer);
-  const Results out = empty_results(layer, kept, 0, a.x);
+  const Results out = empty_results(layer, kept, 0);
   forward(a, layer, kept, choose_engine(layer, engine).engine, out);
   return out.as(layer.dtype);
 }

@@ -6,20 +6,26 @@
 #include "ops/cpu_common.h"
 #include "ops/engines.h"
 #include "ops/gradients.h"
-#include "ops/large_pages.h"
+#include "ops/page_pool.h"
 #include "ops/tangent.h"
 
 namespace seq::ops {
 
 namespace {
 
-// [.., 2, width]: a value and its tangent; undefined where there is neither.
+// [.., 2, width]: a value and its tangent, zeros for one that is not there; undefined where there is neither.
 at::Tensor pairs(const at::Tensor& value, const at::Tensor& tangent) {
   if (!value.defined() && !tangent.defined()) return {};
-  const auto or_zeros = [](const at::Tensor& t, const at::Tensor& other) {
-    return t.defined() ? t : at::zeros_like(other, at::MemoryFormat::Contiguous);
-  };
-  return at::stack({or_zeros(value, tangent), or_zeros(tangent, value)}, -2);
+  const at::Tensor& one = value.defined() ? value : tangent;
+  std::vector<int64_t> shape = one.sizes().vec();
+  shape.insert(shape.end() - 1, 2);
+  const at::Tensor out = empty_in_small_pages(shape, one.scalar_type());
+  for (int i = 0; i < 2; ++i) {
+    const at::Tensor& from = i == 0 ? value : tangent;
+    at::Tensor to = out.select(-2, i);
+    from.defined() ? to.copy_(from) : to.zero_();
+  }
+  return out;
 }
 
 // Of rows that are pairs.
@@ -93,6 +99,7 @@ class LayerTangent {
         kernels_(*cpu::kernels<T>(layer.cell.index)),
         plan_(make_plan(a.inputs, layer)),
         team_(make_team(layer, plan_.dense())),
+        dx_once_(layer.directions == 1 && !plan_.data_rows.defined()),
         options_(a.inputs.x.options().dtype(layer.compute)),
         states_(a.inputs, layer) {
     const auto &in = a.inputs, &v = a.directions;
@@ -106,7 +113,7 @@ class LayerTangent {
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
     // No walk visits the rows past a length.
     const auto rows_of = [&](at::IntArrayRef sizes) {
-      return plan_.plan.order ? at::zeros(sizes, options_) : empty_in_large_pages(sizes, options_);
+      return plan_.plan.order ? at::zeros(sizes, options_) : empty_in_large_pages(sizes, layer.compute);
     };
     y_ = rows_of({layer.rows, D, 2, P});
     c_all_ = rows_of({a.return_states || backward_ ? S - 1 : 0, D, layer.rows, 2, H});
@@ -119,7 +126,8 @@ class LayerTangent {
       auto& dir = directions_[d];
       dir.weights = direction_weights(in, layer, d);
       dir.directions = direction_weights(v, layer, d);
-      if (engine_ == Engine::kStepwise) dir.product = at::empty({2 * B * std::max(layer.cell.gates * H, P)}, options_);
+      if (engine_ == Engine::kStepwise)
+        dir.product = empty_in_small_pages({2 * B * std::max(layer.cell.gates * H, P)}, layer_.compute);
       set_walk(dir.f, in, of_pairs, plan_, d, dir.weights, states_, y_, c_all_);
       dir.f.rounding = Rounding::kNone;
     }
@@ -137,7 +145,8 @@ class LayerTangent {
         return own.defined() ? own.view({layer_.rows, D, P}) : own;
       };
       grad_y_ = pairs(by_direction(g.y), by_direction(v.y)), grad_c_all_ = both(g.c_all, v.c_all);
-      if (needs_.x) dx_ = at::zeros({layer_.rows, layer_.input}, options_);
+      if (needs_.x) dx_ = empty_in_large_pages({layer_.rows, layer_.input}, layer_.compute);
+      if (needs_.x && !dx_once_) dx_.zero_();
       if (needs_.reset_h) dreset_h_ = at::zeros({D, B, 2, P}, options_);
       if (needs_.reset_c) dreset_c_ = at::zeros({layer_.extra(), D, B, 2, H}, options_);
       for (int64_t d = 0; d < D; ++d) set_up_backward(d, dh, dc);
@@ -216,20 +225,20 @@ class LayerTangent {
     dir.w_ih = transposed_matrix(dir.weights.w_ih), dir.w_ih_tangent = transposed_matrix(dir.directions.w_ih);
     dir.b_hh = pairs(dir.weights.b_hh, dir.directions.b_hh);
     f.b_hh = data_or_null<T>(dir.b_hh);
-    dir.gx = at::empty({std::min(steps_ * B, plan_.dense()), 2, layer_.cell.gates * H}, options_);
+    dir.gx = empty_in_small_pages({std::min(steps_ * B, plan_.dense()), 2, layer_.cell.gates * H}, layer_.compute);
     f.gx = dir.gx.template const_data_ptr<T>();
-    dir.h = at::empty({2, B, 2, P}, options_);
+    dir.h = empty_in_small_pages({2, B, 2, P}, layer_.compute);
     for (int64_t j = 0; j < 2; ++j) f.h[j] = dir.h[j].template mutable_data_ptr<T>();
     if (S > 1) {
       dir.c = by_place(states_.c0.defined() ? states_.c0.select(1, d) : at::zeros({S - 1, B, 2, H}, options_), 1);
       f.c = dir.c.template mutable_data_ptr<T>();
     }
     if (kernels_.phases > 1 || layer_.projected()) {
-      dir.operand = empty_in_large_pages({plan_.dense(), 2, H}, options_);
+      dir.operand = empty_in_large_pages({plan_.dense(), 2, H}, layer_.compute);
       f.operand = dir.operand.template mutable_data_ptr<T>();
     }
     if (layer_.cell.saved > 0 && (backward_ || kernels_.phases > 1)) {
-      dir.saved = empty_in_large_pages({plan_.dense(), 2, layer_.cell.saved * H}, options_);
+      dir.saved = empty_in_large_pages({plan_.dense(), 2, layer_.cell.saved * H}, layer_.compute);
       f.saved = dir.saved.template mutable_data_ptr<T>();
     }
     fill_entering(f, plan_);
@@ -312,12 +321,12 @@ class LayerTangent {
       dir.dc = by_place(grad_c_n.defined() ? grad_c_n.select(1, d) : at::zeros({S - 1, B, 2, H}, options_), 1);
       b.dc = dir.dc.template mutable_data_ptr<T>();
     }
-    dir.dgx = at::empty({rows, 2, G * H}, options_);
-    dir.dgh = layer_.cell.same_grads ? dir.dgx : at::empty({rows, 2, G * H}, options_);
+    dir.dgx = empty_in_small_pages({rows, 2, G * H}, layer_.compute);
+    dir.dgh = layer_.cell.same_grads ? dir.dgx : empty_in_small_pages({rows, 2, G * H}, layer_.compute);
     b.dgx = dir.dgx.template mutable_data_ptr<T>();
     b.dgh = dir.dgh.template mutable_data_ptr<T>();
     if (layer_.projected()) {
-      dir.dh_out = at::empty({rows, 2, P}, options_);
+      dir.dh_out = empty_in_small_pages({rows, 2, P}, layer_.compute);
       b.dh_out = dir.dh_out.template mutable_data_ptr<T>();
     }
     if (dreset_h_.defined()) b.dreset_h = dreset_h_[d].template mutable_data_ptr<T>();
@@ -371,23 +380,19 @@ class LayerTangent {
     const at::Tensor dgx = rows(dir.dgx, 0), dgh = rows(dir.dgh, 0);
     if (needs_.x) {
       if (plan_.data_rows.defined()) {
-        at::Tensor dense = at::empty({c.rows(), layer_.input}, options_);
+        at::Tensor dense = empty_in_small_pages({c.rows(), layer_.input}, layer_.compute);
         multiply_tangents(dense, dgx, dir.w_ih, dir.w_ih_tangent, false);
         dx_.index_add_(0, rows(plan_.data_rows, c.r0), dense);
       } else {
-        multiply_tangents(rows(dx_, c.r0), dgx, dir.w_ih, dir.w_ih_tangent, true);
+        multiply_tangents(rows(dx_, c.r0), dgx, dir.w_ih, dir.w_ih_tangent, !dx_once_);
       }
     }
     if (g.w_ih.defined()) {
       const auto chunk_of_x = [&](const at::Tensor& x) { return x.defined() ? chunk_rows_of(x, plan_, c) : x; };
       multiply_tangents(g.w_ih, dgx.transpose(0, 2), matrix(chunk_of_x(x_)), matrix(chunk_of_x(x_tangent_)), add);
     }
-    const auto sum = [&](at::Tensor out, const at::Tensor& of) {
-      if (out.defined() && !add) out.zero_();
-      if (out.defined()) out.add_(tangents(of).sum(0));
-    };
-    sum(g.b_ih, dgx);
-    sum(g.b_hh, dgh);
+    sum_tangents(dgx, {g.b_ih, layer_.cell.same_grads ? g.b_hh : at::Tensor()}, add);
+    if (!layer_.cell.same_grads) sum_tangents(dgh, {g.b_hh}, add);
     if (g.w_hh.defined()) {
       for (int p = 0; p < kernels_.phases; ++p) {
         const at::Tensor operand = p == 0 ? gather_entering(dir, c) : rows(dir.operand, c.r0);
@@ -402,8 +407,18 @@ class LayerTangent {
     }
   }
 
+  // Into each of `out` that is defined.
+  static void sum_tangents(const at::Tensor& pairs, std::initializer_list<at::Tensor> out, bool add) {
+    at::Tensor sum;
+    for (at::Tensor each : out) {
+      if (!each.defined()) continue;
+      if (!sum.defined()) sum = tangents(pairs).sum(0);
+      add ? each.add_(sum) : each.copy_(sum);
+    }
+  }
+
   at::Tensor gather_entering(const DirectionTangent<T>& dir, const Chunk& c) const {
-    at::Tensor out = at::empty({c.rows(), 2, layer_.width}, options_);
+    at::Tensor out = empty_in_small_pages({c.rows(), 2, layer_.width}, layer_.compute);
     T* to = out.template mutable_data_ptr<T>();
     for (int64_t k = c.k0; k < c.k1; ++k)
       kernels_.gather_entering(dir.b, {0, layer_.batch, 0, 1, 1, nullptr}, k, c.r0, to);
@@ -423,7 +438,8 @@ class LayerTangent {
     const auto given = [&](const at::Tensor& t) {
       return t.defined() ? t.to(layer_.dtype) : at::empty({0}, a_.inputs.x.options());
     };
-    at::Tensor h_n = at::empty({D, B, 2, P}, options_), c_n = at::empty({layer_.extra(), D, B, H}, options_);
+    at::Tensor h_n = empty_in_small_pages({D, B, 2, P}, layer_.compute),
+               c_n = empty_in_small_pages({layer_.extra(), D, B, H}, layer_.compute);
     std::vector<at::Tensor> dh, dc, dw;
     for (int64_t d = 0; d < D; ++d) {
       const auto& dir = directions_[d];
@@ -434,7 +450,9 @@ class LayerTangent {
       for (const auto& g : dir.grads.all()) dw.push_back(given(g));
     }
     const auto tangents_of = [&](const at::Tensor& t) {  // with memory of their own
-      return t.defined() ? tangents(t).clone(at::MemoryFormat::Contiguous) : t;
+      if (!t.defined()) return t;
+      const at::Tensor from = tangents(t);
+      return empty_in_large_pages(from.sizes(), layer_.compute).copy_(from);
     };
     return {layer_.with_leading(tangents_of(y_).view({layer_.rows, D * P}), 0).to(layer_.dtype),
             given(tangents_of(h_n)),
@@ -456,6 +474,7 @@ class LayerTangent {
   const cpu::Kernels<T>& kernels_;
   const PlanStorage plan_;
   const Team team_;
+  const bool dx_once_;  // every row of x is written once, and its gradient need not start from zero
   const at::TensorOptions options_;
   States states_;  // pairs
   at::Tensor x_, x_tangent_, y_, c_all_, order_;

@@ -5,8 +5,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "ops/large_pages.h"
 #include "ops/one_step.h"
+#include "ops/page_pool.h"
 
 namespace seq::ops {
 

@@ -3,10 +3,9 @@
 #include <ATen/EmptyTensor.h>
 
 #include <algorithm>
-#include <memory>
 
-#include "ops/large_pages.h"
 #include "ops/one_step.h"
+#include "ops/page_pool.h"
 
 namespace seq::ops {
 
@@ -30,8 +29,8 @@ StepGradients backward(const CellCounts& cell, const StepTensors& t, const at::T
       std::fill_n(to, BH, T(0));
   };
   const int64_t copies = cell.same_grads ? 1 : 2;
-  const std::unique_ptr<T[]> scratch(new T[copies * B * n.GH + 2 * BH]);
-  T *dgx = scratch.get(), *dgh = dgx + (copies - 1) * B * n.GH;
+  const at::Tensor scratch = empty_in_small_pages({copies * B * n.GH + 2 * BH}, c10::CppTypeToScalarType<T>::value);
+  T *dgx = scratch.mutable_data_ptr<T>(), *dgh = dgx + (copies - 1) * B * n.GH;
   StepGradients g;
   if (needs[kH]) g[kH] = like(kH);
   if (needs[kC]) g[kC] = like(kC);

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
-#include "ops/large_pages.h"
 #include "ops/one_step.h"
+#include "ops/page_pool.h"
 #include "ops/step_gradients.h"
 
 namespace seq::ops {
