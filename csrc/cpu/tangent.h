@@ -7,6 +7,8 @@
 //
 // What a cell does to values and tangents is its own forward and backward on Dual lanes. The products take the two rows
 // of a pair through the same panels; where W has a tangent as well, its product with the values goes to the tangents.
+// Where all h are known, and are all that the backward of the cell reads, the forward multiplies tangents alone: the
+// backward of the cell gives the derivatives of its h' by everything, and these times the tangents are that of h'.
 #pragma once
 
 #include "cpu/rows.h"
@@ -28,29 +30,31 @@ struct TangentWalk {
   static_assert(Traits::plain());
 
   // out(place, block, tile of the pair, distance to its tangents) for pairs of rows of a [.., K], lda apart, times
-  // panels of kVectors vectors, over the share's part of the blocks.
-  template <int kVectors, class Out>
+  // panels of kVectors vectors, over the share's part of the blocks. kValues: else the tile is of the tangents alone.
+  template <int kVectors, bool kValues = true, class Out>
   static SEQ_INLINE void multiply(const T* panels, const T* tangents, int64_t blocks, int64_t K, const T* a,
                                   int64_t lda, const Share& share, int64_t rows, Out out) {
-    constexpr int64_t kLine = kVectors * kWidth, kGroup = group_rows(kVectors) / 2;
+    constexpr int kEach = kValues ? 2 : 1;  // rows of a pair
+    constexpr int64_t kLine = kVectors * kWidth, kGroup = group_rows(kVectors) / kEach;
     alignas(64) T tile[group_size<T>(kVectors)], of_values[group_size<T>(kVectors)];
     const int64_t last = share.last(blocks);
     for (int64_t b = share.first(blocks), done = 1; b < last; b += done)
       for (int64_t i0 = 0; i0 < rows; i0 += kGroup) {
         const int64_t count = rows - i0 < kGroup ? rows - i0 : kGroup, left = rows <= kGroup ? last - b : 1;
         const T* from = a + 2 * i0 * lda;
-        done = product_of_group<T, kVectors>(2 * count, panels + b * K * kLine, left, K, from, lda, tile);
+        done = product_of_group<T, kVectors>(kEach * count, panels + b * K * kLine, left, K,
+                                             kValues ? from : from + lda, kValues ? lda : 2 * lda, tile);
         for (int64_t p = 0; p < done; ++p) {
-          T* pairs = tile + p * 2 * count * kLine;
+          T* pairs = tile + p * kEach * count * kLine;
           if (tangents) {
             product_of_group<T, kVectors>(count, tangents + (b + p) * K * kLine, 1, K, from, 2 * lda, of_values);
             for (int64_t i = 0; i < count; ++i)
               for (int j = 0; j < kVectors; ++j) {
-                T* to = pairs + (2 * i + 1) * kLine + j * kWidth;
+                T* to = pairs + (kEach * i + kEach - 1) * kLine + j * kWidth;
                 (L::load(to) + L::load(of_values + i * kLine + j * kWidth)).store(to);
               }
           }
-          for (int64_t i = 0; i < count; ++i) out(share.row_begin + i0 + i, b + p, pairs + 2 * i * kLine, kLine);
+          for (int64_t i = 0; i < count; ++i) out(share.row_begin + i0 + i, b + p, pairs + kEach * i * kLine, kLine);
         }
       }
   }
@@ -127,6 +131,41 @@ struct TangentWalk {
     }
   }
 
+  // The same where h' is known; gh: the product with the tangents.
+  static SEQ_INLINE void known_cell(const Forward<T>& f, const typename F::Row& row, int64_t u, int64_t n,
+                                    const T* gh_at, int64_t gate_stride, int64_t gh_n) {
+    const int64_t H = f.hidden / 2, dense = f.plan->start[row.t] + row.place;
+    const T* h = f.h[row.k % 2] + row.place * f.width + u;
+    const L s = L::load(h, n), s_new = L::load(f.known + row.data * f.known_stride + u, n);
+    L ds(T(1)), dgx[kGates], dgh[kGates];
+    Traits::template backward<0, L>(nullptr, &s, &s_new, nullptr, &ds, L(T(0)), dgx, dgh);
+    L tangent = ds * L::load(h + H, n);
+    const T* x = f.gx + ((dense - f.gx_first) * 2 + 1) * kGates * H + u;
+#pragma GCC unroll 8
+    for (int g = 0; g < kGates; ++g) {
+      L gh = L::load(gh_at + g * gate_stride, gh_n);
+      if (f.b_hh) gh = gh + L::load(f.b_hh + (kGates + g) * H + u, n);
+      tangent = tangent + dgx[g] * L::load(x + g * H, n) + dgh[g] * gh;
+    }
+    store_h(f, row, u, n, {s_new, tangent});
+  }
+
+  static SEQ_INLINE void forward_known(const Forward<T>& f, const Panels<T>& panels, const Panels<T>& tangents,
+                                       const Share& share, int64_t k, int64_t rows) {
+    const int64_t H = f.hidden / 2, t = f.step(k), t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1;
+    multiply<kGates * F::kUnitVectors, false>(
+        panels.phase[0], tangents.phase[0], blocks_of(H, F::kBlock), H, f.h[k % 2] + share.row_begin * f.width, H,
+        share, rows, [&](int64_t place, int64_t b, const T* product, int64_t) __attribute__((always_inline)) {
+          const auto row = F::row_at(f, k, t, t_next, place);
+          for (int64_t j = 0; j < F::kBlock; j += kWidth) {
+            const int64_t u = b * F::kBlock + j;
+            if (u >= H) break;
+            known_cell(f, row, u, H - u, product + j, F::kBlock, kWidth);
+          }
+        });
+    share.meet();
+  }
+
   template <int kPhase = 0>
   static SEQ_INLINE void forward_phases(const Forward<T>& f, const Panels<T>& panels, const Panels<T>& tangents,
                                         const Share& share, int64_t k, int64_t rows) {
@@ -152,6 +191,11 @@ struct TangentWalk {
                       int64_t k0, int64_t k1) {
     for (int64_t k = k0; k < k1; ++k) {
       const int64_t t = f.step(k), rows = rows_alive(*f.plan, share, t);
+      if constexpr (Traits::from_output())
+        if (f.known) {
+          forward_known(f, panels, tangents, share, k, rows);
+          continue;
+        }
       forward_phases(f, panels, tangents, share, k, rows);
       if (f.width == f.hidden) continue;
       const int64_t t_next = k + 1 < f.plan->steps ? f.step(k + 1) : -1, H = f.hidden / 2;

@@ -16,7 +16,7 @@ struct CellCounts {
   int index, gates, states, saved, phases;
   int phase_begin[kMaxPhases + 1];  // the gates of each phase
   int unit, options, norms;         // unit, and saved, with those of the norms
-  bool same_grads, projects, recurrent, norms_state;
+  bool same_grads, projects, recurrent, norms_state, from_output;
   // The gates' products are all that the cell is made of.
   constexpr bool plain() const { return recurrent && unit + options == 0; }
 };
@@ -32,7 +32,7 @@ constexpr CellCounts counts_of() {
   for (int p = 0; p <= Traits::phases(); ++p) c.phase_begin[p] = Traits::phase_begin(p);
   c.unit = Traits::unit() + Traits::norm_unit(), c.options = Traits::options(), c.norms = Traits::norms();
   c.same_grads = Traits::kSameGrads, c.projects = Traits::projects(), c.recurrent = Traits::recurrent();
-  c.norms_state = Traits::norms_state();
+  c.norms_state = Traits::norms_state(), c.from_output = Traits::from_output();
   return c;
 }
 

@@ -37,6 +37,9 @@ struct CellTraits {
     return false;
   }
 
+  // h' and what entered the step are all that the backward reads.
+  SEQ_HD static constexpr bool from_output() { return kSaved == 0 && kStates == 1 && phases() == 1 && !projects(); }
+
   SEQ_HD static constexpr int unit() {
     if constexpr (requires { Cell::kUnit; }) return Cell::kUnit;
     return 0;

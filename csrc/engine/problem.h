@@ -137,6 +137,9 @@ struct Forward : Walk<T> {
   T* operand = nullptr;   // [B, H] by place: what the next phase's product reads, and h before its projection
   T* product = nullptr;   // [B, G, H] by place: of a cell that normalises, h W_hh^T and then its norm
   bool restores = false;  // what computes the gates again gives c_all as well, step by step
+  // Of a walk on dual numbers (cpu/tangent.h): the values of y, where they are known, rows known_stride apart.
+  const T* known = nullptr;
+  int64_t known_stride = 0;
 };
 
 template <class T>

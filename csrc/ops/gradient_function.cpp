@@ -31,11 +31,11 @@ variable_list spread(const std::vector<bool>& there, const variable_list& list) 
 
 // The gradients are those of one number, so that their derivatives are symmetric: what `directions` of them pull back
 // is the tangent, in these directions of the inputs, of the outputs and of the gradients `wanted`.
-variable_list tangents_of(const Arguments& a, const variable_list& grads, const variable_list& directions,
-                          std::vector<bool> wanted) {
+variable_list tangents_of(const Arguments& a, const at::Tensor& known, const variable_list& grads,
+                          const variable_list& directions, std::vector<bool> wanted) {
   RECORD_FUNCTION("seqcuda::sequence_tangent", std::vector<c10::IValue>{});
   const at::AutoDispatchBelowADInplaceOrView below;
-  TangentArguments t{a, arguments_of(a.cell, a.reverse, directions), {}, {}, std::move(wanted)};
+  TangentArguments t{a, arguments_of(a.cell, a.reverse, directions), {}, {}, optional(known), std::move(wanted)};
   t.grads = {optional(grads[0]), optional(grads[1]), optional(grads[2]), {}};
   const auto [y, h_n, c_n, c_all, x, h0, c0, reset_h, reset_c, weights] = sequence_tangent_cpu(t);
   variable_list out{y, h_n, c_n, x, h0, c0, {}, {}, {}, reset_h, reset_c};
@@ -72,7 +72,8 @@ class GradientFunction : public torch::autograd::Function<GradientFunction> {
     ctx->saved_data["reverse"] = kept_bools(a.reverse);
     ctx->saved_data["needs"] = kept_bools(needs);
     ctx->set_materialize_grads(false);
-    variable_list kept{or_undefined(s.grad_y), or_undefined(s.grad_h_n), or_undefined(s.grad_c_n)};
+    // y without its graph, which is that of the inputs.
+    variable_list kept{s.y.detach(), or_undefined(s.grad_y), or_undefined(s.grad_h_n), or_undefined(s.grad_c_n)};
     const variable_list inputs = tensors_of(a);
     kept.insert(kept.end(), inputs.begin(), inputs.end());
     ctx->save_for_backward(std::move(kept));
@@ -81,12 +82,13 @@ class GradientFunction : public torch::autograd::Function<GradientFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grad_grads) {
     const variable_list kept = ctx->get_saved_variables();
-    const variable_list grads(kept.begin(), kept.begin() + kOutputs), inputs(kept.begin() + kOutputs, kept.end());
+    const auto first_grad = kept.begin() + 1, first_input = first_grad + kOutputs;
+    const variable_list grads(first_grad, first_input), inputs(first_input, kept.end());
     std::vector<bool> there, wanted;
     size_t edges = 0;
-    for (const at::Tensor& t : kept) {
-      there.push_back(t.defined());
-      wanted.push_back(t.defined() && ctx->needs_input_grad(edges++));
+    for (auto t = first_grad; t != kept.end(); ++t) {
+      there.push_back(t->defined());
+      wanted.push_back(t->defined() && ctx->needs_input_grad(edges++));
     }
     variable_list out;
     bool any = false;
@@ -99,7 +101,7 @@ class GradientFunction : public torch::autograd::Function<GradientFunction> {
       // Python's Functions can be differentiated once more, and know what a vmap is.
       variable_list all = at::GradMode::is_enabled() || !all_plain(grad_grads)
                               ? plain_tangents(a, of_inputs, grads, directions)
-                              : tangents_of(a, grads, directions, of_inputs);
+                              : tangents_of(a, kept[0], grads, directions, of_inputs);
       for (size_t j = 0; j < all.size(); ++j)
         if (!wanted[j]) all[j] = at::Tensor();
       out = gather(there, all);

@@ -100,6 +100,7 @@ class LayerTangent {
         plan_(make_plan(a.inputs, layer)),
         team_(make_team(layer, plan_.dense())),
         dx_once_(layer.directions == 1 && !plan_.data_rows.defined()),
+        known_(a.y.has_value() && layer.cell.from_output && engine_ == Engine::kPanel && layer.dtype == layer.compute),
         options_(a.inputs.x.options().dtype(layer.compute)),
         states_(a.inputs, layer) {
     const auto &in = a.inputs, &v = a.directions;
@@ -115,6 +116,7 @@ class LayerTangent {
     const auto rows_of = [&](at::IntArrayRef sizes) {
       return plan_.plan.order ? at::zeros(sizes, options_) : empty_in_large_pages(sizes, layer.compute);
     };
+    if (known_) known_y_ = a.y->contiguous();
     y_ = rows_of({layer.rows, D, 2, P});
     c_all_ = rows_of({a.return_states || backward_ ? S - 1 : 0, D, layer.rows, 2, H});
     steps_ = even_chunk_steps(layer);
@@ -130,6 +132,7 @@ class LayerTangent {
         dir.product = empty_in_small_pages({2 * B * std::max(layer.cell.gates * H, P)}, layer_.compute);
       set_walk(dir.f, in, of_pairs, plan_, d, dir.weights, states_, y_, c_all_);
       dir.f.rounding = Rounding::kNone;
+      if (known_) dir.f.known = known_y_.template const_data_ptr<T>() + d * P, dir.f.known_stride = D * P;
     }
   }
 
@@ -252,7 +255,7 @@ class LayerTangent {
       if (c.rows() == 0) continue;
       const at::Tensor gx = dir.gx.narrow(0, 0, c.rows()), x = chunk_rows_of(x_, plan_, c);
       const at::Tensor& bias = dir.directions.b_ih;
-      multiply(values(gx), x, dir.w_ih, dir.weights.b_ih, false);
+      if (!known_) multiply(values(gx), x, dir.w_ih, dir.weights.b_ih, false);
       if (x_tangent_.defined())
         multiply(tangents(gx), chunk_rows_of(x_tangent_, plan_, c), dir.w_ih, bias, false);
       else if (bias.defined())
@@ -475,9 +478,10 @@ class LayerTangent {
   const PlanStorage plan_;
   const Team team_;
   const bool dx_once_;  // every row of x is written once, and its gradient need not start from zero
+  const bool known_;    // the values of y are, and are all that the cell needs
   const at::TensorOptions options_;
   States states_;  // pairs
-  at::Tensor x_, x_tangent_, y_, c_all_, order_;
+  at::Tensor x_, x_tangent_, y_, known_y_, c_all_, order_;
   at::Tensor grad_y_, grad_c_all_, dx_, dreset_h_, dreset_c_;
   int64_t steps_ = 1;
   std::vector<DirectionTangent<T>> directions_;
