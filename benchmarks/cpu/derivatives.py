@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
+import timeit
 from collections.abc import Callable
 
 import torch
@@ -60,6 +62,15 @@ def per_sample(case: bench.Case, compiled: bool = False) -> Callable[[], object]
     return lambda: gradients(parameters, x)
 
 
+@functools.cache
+def torch_func_alone() -> float:
+    """Seconds of vmap(grad) of a layer that multiplies one number by another: what torch.func takes for itself."""
+    layer, x = torch.nn.Linear(1, 1), torch.randn(1, 16, 1)
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    call = vmap(grad(lambda parameters, x: functional_call(layer, parameters, x).square().sum()), (None, 1))
+    return min(timeit.repeat(lambda: call(parameters, x), number=20, repeat=FEWEST)) / 20
+
+
 def of_batch(case: bench.Case) -> Callable[[], object]:
     layer, x = bench.layer_and_input(case, "seqcuda")
     wanted = list(layer.parameters())
@@ -71,7 +82,8 @@ def measure_penalty(case: bench.Case, seconds: float) -> dict:
 
 
 def measure_samples(case: bench.Case, seconds: float) -> dict:
-    return _row(case, seconds, per_sample(case), of_batch(case))
+    row = _row(case, seconds, per_sample(case), of_batch(case))
+    return {**row, "torch.func alone": torch_func_alone() * 1e3 / row["plain ms"]}
 
 
 def measure_compiled(case: bench.Case, seconds: float) -> dict:
@@ -122,10 +134,11 @@ twice, over the time of the training step without. Both give gradients of x and 
 PER_SAMPLE = Section(
     "samples",
     """The time of vmap(grad) over the rows of a batch, which gives the gradients of all weights for each row, over the
-time of a forward and backward of the batch, which gives their sum.""",
+time of a forward and backward of the batch, which gives their sum. "torch.func alone" is the same ratio for a layer
+that multiplies one number: what lies above 2 there, no layer could reach without torch.compile (next section).""",
     sample_cases,
     sample_goals,
-    _SHOWN,
+    (*_SHOWN, number("torch.func alone")),
     effort=0.3,
 )
 COMPILED = Section(

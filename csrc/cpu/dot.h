@@ -7,7 +7,8 @@
 // For one step there is no time to pack: every weight is read from memory (or its gradient written) once, in order,
 // four rows of W at a time, which lie in L1 while the rows b pass by, some of them at once so that a weight in a
 // register serves them all; long rows one by one where b is one row. Weights of a half type are read as they are, half
-// the bytes, and become float in a register or, where many rows b want them, in L1.
+// the bytes, and become float in a register or, where many rows b want them, in L1; bfloat16 stays what it is where the
+// processor multiplies pairs of it (lanes.h) and the rows b are few.
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -38,10 +39,15 @@ SEQ_INLINE T sum_of(Lanes<T> v) {
   return sum_of_bytes<T, SEQ_LANE_BYTES>(parts);
 }
 
-// How weights that lie as W are loaded as lanes, and their gradients stored.
+// How weights that lie as W are loaded as lanes, and their gradients stored; x, their partner in a product, lies as X.
+// kNumbers: of a vector.
 template <class T>
 struct AsTheyAre {
   using W = T;
+  using X = T;
+  static constexpr int kNumbers = Lanes<T>::kWidth;
+  static SEQ_INLINE Lanes<T> load_x(const T* p, int64_t n) { return Lanes<T>::load(p, n); }
+  static SEQ_INLINE Lanes<T> add_product(Lanes<T> sum, Lanes<T> x, Lanes<T> w) { return sum + x * w; }
   static SEQ_INLINE Lanes<T> load(const T* p) { return Lanes<T>::load(p); }
   static SEQ_INLINE Lanes<T> load(const T* p, int64_t n) { return Lanes<T>::load(p, n); }
   static SEQ_INLINE void store(Lanes<T> v, T* p, int64_t n) { v.store(p, n); }
@@ -50,6 +56,10 @@ struct AsTheyAre {
 template <Rounding kType>
 struct AsHalf {
   using W = uint16_t;
+  using X = float;
+  static constexpr int kNumbers = Lanes<float>::kWidth;
+  static SEQ_INLINE Lanes<float> load_x(const float* p, int64_t n) { return Lanes<float>::load(p, n); }
+  static SEQ_INLINE Lanes<float> add_product(Lanes<float> sum, Lanes<float> x, Lanes<float> w) { return sum + x * w; }
   static SEQ_INLINE Lanes<float> load(const uint16_t* p) { return from_half<kType>(p); }
   static SEQ_INLINE Lanes<float> load(const uint16_t* p, int64_t n) {
     if (n >= Lanes<float>::kWidth) return load(p);
@@ -65,29 +75,54 @@ struct AsHalf {
   }
 };
 
+#if defined(SEQ_ADD_PAIRS)
+// bfloat16, two numbers to a lane, x as well.
+struct AsPairs {
+  using W = uint16_t;
+  using X = uint16_t;
+  static constexpr int kNumbers = 2 * Lanes<float>::kWidth;
+  static SEQ_INLINE Lanes<float> load(const uint16_t* p) {
+    Lanes<float> pairs;
+    __builtin_memcpy(&pairs.v, p, sizeof(pairs.v));
+    return pairs;
+  }
+  static SEQ_INLINE Lanes<float> load(const uint16_t* p, int64_t n) {
+    if (n >= kNumbers) return load(p);
+    uint16_t part[kNumbers] = {};
+    for (int64_t j = 0; j < n; ++j) part[j] = p[j];
+    return load(part);
+  }
+  static SEQ_INLINE Lanes<float> load_x(const uint16_t* p, int64_t n) { return load(p, n); }
+  static SEQ_INLINE Lanes<float> add_product(Lanes<float> sum, Lanes<float> x, Lanes<float> w) {
+    return multiply_add<true>(sum, x, w);
+  }
+};
+#endif
+
 // The products of kRows rows of w with one of x, still in lanes: kSums sums of each are under way at once.
 template <class From, int kRows, int kSums, class T>
-SEQ_INLINE void dot_lanes(const typename From::W* w, int64_t ld, int64_t K, const T* x, Lanes<T>* out) {
+SEQ_INLINE void dot_lanes(const typename From::W* w, int64_t ld, int64_t K, const typename From::X* x, Lanes<T>* out) {
   using L = Lanes<T>;
-  constexpr int kWidth = L::kWidth;
+  constexpr int kNumbers = From::kNumbers;
   L sum[kRows][kSums];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
     for (int s = 0; s < kSums; ++s) sum[r][s] = L(T(0));
   int64_t k = 0;
-  for (; k + kSums * kWidth <= K; k += kSums * kWidth) {
+  for (; k + kSums * kNumbers <= K; k += kSums * kNumbers) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSums; ++s) {
-      const L value = L::load(x + k + s * kWidth);
+      const L value = From::load_x(x + k + s * kNumbers, kNumbers);
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) sum[r][s] = sum[r][s] + value * From::load(w + r * ld + k + s * kWidth);
+      for (int r = 0; r < kRows; ++r)
+        sum[r][s] = From::add_product(sum[r][s], value, From::load(w + r * ld + k + s * kNumbers));
     }
   }
-  for (; k < K; k += kWidth) {
-    const L value = L::load(x + k, K - k);
+  for (; k < K; k += kNumbers) {
+    const L value = From::load_x(x + k, K - k);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][0] + value * From::load(w + r * ld + k, K - k);
+    for (int r = 0; r < kRows; ++r) sum[r][0] = From::add_product(sum[r][0], value, From::load(w + r * ld + k, K - k));
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
@@ -98,7 +133,8 @@ SEQ_INLINE void dot_lanes(const typename From::W* w, int64_t ld, int64_t K, cons
 }
 
 template <class From, int kRows, int kSums = 2, class T>
-SEQ_INLINE void dot_block(const typename From::W* w, int64_t ld, int64_t K, const T* x, const T* bias, T* out) {
+SEQ_INLINE void dot_block(const typename From::W* w, int64_t ld, int64_t K, const typename From::X* x, const T* bias,
+                          T* out) {
   Lanes<T> sums[kRows];
   dot_lanes<From, kRows, kSums>(w, ld, K, x, sums);
 #pragma GCC unroll 4
@@ -123,8 +159,8 @@ SEQ_INLINE Lanes<T> sums_of(Lanes<T>* v) {
 
 // Rows [begin, end) of w with one row of x.
 template <class From, class T>
-SEQ_INLINE void dot_one(const typename From::W* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
-                        const T* bias, T* out) {
+SEQ_INLINE void dot_one(const typename From::W* w, int64_t ld, int64_t begin, int64_t end, int64_t K,
+                        const typename From::X* x, const T* bias, T* out) {
   using L = Lanes<T>;
   constexpr int kWidth = L::kWidth, kRows = kWidth < 4 ? kWidth : 4;
   // From this size on by themselves: the hardware fetches one stream ahead better than four that soon end with a page.
@@ -143,8 +179,8 @@ SEQ_INLINE void dot_one(const typename From::W* w, int64_t ld, int64_t begin, in
 
 // kRows rows of w times kWidth / kRows rows of x: as many accumulators as a vector has lanes.
 template <class From, int kRows, class T>
-SEQ_INLINE void dot_tile(const typename From::W* w, int64_t ld, int64_t K, const T* x, const T* bias, T* out,
-                         int64_t ldo) {
+SEQ_INLINE void dot_tile(const typename From::W* w, int64_t ld, int64_t K, const typename From::X* x, const T* bias,
+                         T* out, int64_t ldo) {
   using L = Lanes<T>;
   constexpr int kWidth = L::kWidth, kBatch = kWidth / kRows;
   L sum[kWidth];
@@ -156,13 +192,13 @@ SEQ_INLINE void dot_tile(const typename From::W* w, int64_t ld, int64_t K, const
     for (int r = 0; r < kRows; ++r) weight[r] = From::load(w + r * ld + k, n);
 #pragma GCC unroll 4
     for (int b = 0; b < kBatch; ++b) {
-      const L value = L::load(x + b * K + k, n);
+      const L value = From::load_x(x + b * K + k, n);
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) sum[b * kRows + r] = sum[b * kRows + r] + value * weight[r];
+      for (int r = 0; r < kRows; ++r) sum[b * kRows + r] = From::add_product(sum[b * kRows + r], value, weight[r]);
     }
   };
   int64_t k = 0;
-  for (; k + kWidth <= K; k += kWidth) add(k, kWidth);
+  for (; k + From::kNumbers <= K; k += From::kNumbers) add(k, From::kNumbers);
   if (k < K) add(k, K - k);
   T sums[kWidth];
   sums_of(sum).store(sums);
@@ -174,8 +210,8 @@ SEQ_INLINE void dot_tile(const typename From::W* w, int64_t ld, int64_t K, const
 
 // kRows rows of w, for all of the `batch` rows of x.
 template <class From, int kRows, class T>
-SEQ_INLINE void dot_batch(const typename From::W* w, int64_t ld, int64_t K, const T* x, int64_t batch, const T* bias,
-                          T* out, int64_t ldo) {
+SEQ_INLINE void dot_batch(const typename From::W* w, int64_t ld, int64_t K, const typename From::X* x, int64_t batch,
+                          const T* bias, T* out, int64_t ldo) {
   constexpr int kBatch = Lanes<T>::kWidth / kRows;
   int64_t b = 0;
   if constexpr (kRows == 4 && kBatch > 1)
@@ -194,11 +230,32 @@ void dot_rows(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, con
   for (; r < end; ++r) dot_batch<From, 1>(w + r * ld, ld, K, x, batch, bias ? bias + r : nullptr, out + r, ldo);
 }
 
-// The same with weights of a half type. scratch: 4 * K floats.
+#if defined(SEQ_ADD_PAIRS)
+// The same of pairs. x: numbers that are bfloat16; scratch: batch * K numbers of it.
+inline void dot_pair_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x,
+                          int64_t batch, const float* bias, float* out, int64_t ldo, uint16_t* scratch) {
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t k = 0; k < K; k += Lanes<float>::kWidth)
+      AsHalf<Rounding::kBfloat16>::store(Lanes<float>::load(x + b * K + k, K - k), scratch + b * K + k, K - k);
+  if (batch == 1) return dot_one<AsPairs>(w, ld, begin, end, K, scratch, bias, out);
+  int64_t r = begin;
+  for (; r + 4 <= end; r += 4)
+    dot_batch<AsPairs, 4>(w + r * ld, ld, K, scratch, batch, bias ? bias + r : nullptr, out + r, ldo);
+  for (; r < end; ++r)
+    dot_batch<AsPairs, 1>(w + r * ld, ld, K, scratch, batch, bias ? bias + r : nullptr, out + r, ldo);
+}
+#endif
+
+// The same with weights of a half type, of which the numbers x are as well. scratch: 4 * K floats.
 template <Rounding kType>
 void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x, int64_t batch,
                    const float* bias, float* out, int64_t ldo, float* scratch) {
   using From = AsHalf<kType>;
+#if defined(SEQ_ADD_PAIRS)
+  if constexpr (kType == Rounding::kBfloat16)
+    if (batch <= 8)  // what scratch holds
+      return dot_pair_rows(w, ld, begin, end, K, x, batch, bias, out, ldo, reinterpret_cast<uint16_t*>(scratch));
+#endif
   constexpr int64_t kBatchThatPaysForScratch = 3;
   if (batch == 1) return dot_one<From>(w, ld, begin, end, K, x, bias, out);
   int64_t r = begin;

@@ -1,6 +1,9 @@
 // What the CPU forward and backward of a layer share: weights in the type of computation, panels, chunks of time.
 #pragma once
 
+#include <cstring>
+#include <functional>
+
 #include "cpu/instruction_set.h"
 #include "ops/chunks.h"
 #include "ops/engines.h"
@@ -42,10 +45,54 @@ inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer, bool pairs 
   return rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 
+constexpr int64_t kRowsPerTask = 64;
+
 // The rows of a chunk, dense.
 inline at::Tensor chunk_rows_of(const at::Tensor& flat, const PlanStorage& plan, const Chunk& c) {
   if (!plan.data_rows.defined()) return flat.narrow(0, c.r0, c.rows());
-  return flat.index_select(0, plan.data_rows.narrow(0, c.r0, c.rows()));
+  at::Tensor out = empty_in_small_pages({c.rows(), flat.size(1)}, flat.scalar_type());
+  const int64_t* row = plan.data_rows.const_data_ptr<int64_t>() + c.r0;
+  const int64_t bytes = flat.size(1) * flat.element_size(), apart = flat.stride(0) * flat.element_size();
+  const char* from = static_cast<const char*>(flat.const_data_ptr());
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  at::parallel_for(0, c.rows(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) std::memcpy(to + i * bytes, from + row[i] * apart, bytes);
+  });
+  return out;
+}
+
+// The way back: the dense rows of a chunk to where they are in flat, or added to what is there.
+template <class T>
+void put_chunk_rows(const at::Tensor& dense, const PlanStorage& plan, const Chunk& c, bool add,
+                    const at::Tensor& flat) {
+  const int64_t* row = plan.data_rows.const_data_ptr<int64_t>() + c.r0;
+  const int64_t width = flat.size(1);
+  const T* from = dense.template const_data_ptr<T>();
+  T* to = flat.template mutable_data_ptr<T>();
+  at::parallel_for(0, c.rows(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* part = from + i * width;
+      T* out = to + row[i] * width;
+      if (add)
+        std::transform(part, part + width, out, out, std::plus<T>());
+      else
+        std::copy_n(part, width, out);
+    }
+  });
+}
+
+// t [.., T, B, width]: 0 where a row has ended.
+template <class T>
+void zero_dead_rows(const at::Tensor& t, const PlanStorage& plan) {
+  const int64_t width = t.size(-1), rows_of_one = plan.plan.steps * plan.plan.batch * width;
+  for (int64_t at = 0; at < t.numel(); at += rows_of_one) {
+    T* rows = t.template mutable_data_ptr<T>() + at;
+    at::parallel_for(0, plan.plan.steps, kRowsPerTask, [&](int64_t begin, int64_t end) {
+      for (int64_t step = begin; step < end; ++step)
+        for (int64_t i = plan.alive[step]; i < plan.plan.batch; ++i)
+          std::fill_n(rows + plan.plan.row(step, i) * width, width, T(0));
+    });
+  }
 }
 
 // out = a w^T (+ bias), all contiguous but for the leading dimensions of a and out, w used once. Few rows: the own

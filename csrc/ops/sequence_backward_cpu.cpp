@@ -58,10 +58,13 @@ class LayerBackward {
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
     const int64_t W = layer.walks();
     // Where every row of x is written once, its gradient need not start from zero.
-    dx_once_ = D == 1 && !plan_.data_rows.defined();
+    dx_once_ = D == 1;
     if (needs.x) {
       dx_ = empty_in_large_pages({layer.rows, layer.input}, layer.compute);
-      if (!dx_once_) dx_.zero_();
+      if (!dx_once_)
+        dx_.zero_();
+      else if (plan_.data_rows.defined())
+        zero_dead_rows<T>(dx_, plan_);
     }
     if (needs.reset_h) dreset_h_ = at::zeros({W, B, layer.head_width()}, options_);
     if (needs.reset_c) dreset_c_ = at::zeros({S - 1, W, B, layer.head_hidden()}, options_);
@@ -312,10 +315,9 @@ class LayerBackward {
                                                                              dir.input_product, dgx, d_unit);
     if (needs_.x) {
       if (plan_.data_rows.defined()) {
-        const at::Tensor rows = plan_.data_rows.narrow(0, c.r0, c.rows());
         at::Tensor dense = empty_in_small_pages({c.rows(), layer_.input}, layer_.compute);
         times_w_ih(dir, dpx, dense, false);
-        dx_.index_add_(0, rows, dense);
+        put_chunk_rows<T>(dense, plan_, c, !dx_once_, dx_);
       } else {
         times_w_ih(dir, dpx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
       }

@@ -54,20 +54,6 @@ Results empty_results(const Layer& layer, const Kept& kept, int64_t members) {
                      : empty({kept.gates ? D : 0}, layer.leading, layer.saved_width)};
 }
 
-// t [.., T, B, width]: 0 where a row has ended.
-template <class T>
-void zero_dead_rows(const at::Tensor& t, const PlanStorage& plan) {
-  const int64_t width = t.size(-1), rows_of_one = plan.plan.steps * plan.plan.batch * width;
-  for (int64_t at = 0; at < t.numel(); at += rows_of_one) {
-    T* rows = t.template mutable_data_ptr<T>() + at;
-    at::parallel_for(0, plan.plan.steps, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t step = begin; step < end; ++step)
-        for (int64_t i = plan.alive[step]; i < plan.plan.batch; ++i)
-          std::fill_n(rows + plan.plan.row(step, i) * width, width, T(0));
-    });
-  }
-}
-
 template <class T>
 void stepwise(const cpu::Kernels<T>& kernels, const Layer& layer, const PlanStorage& plan, WalkForward<T>& w,
               int64_t k0, int64_t k1) {

@@ -99,7 +99,7 @@ class LayerTangent {
         kernels_(*cpu::kernels<T>(layer.cell.index)),
         plan_(make_plan(a.inputs, layer)),
         team_(make_team(layer, plan_.dense())),
-        dx_once_(layer.directions == 1 && !plan_.data_rows.defined()),
+        dx_once_(layer.directions == 1),
         known_(a.y.has_value() && layer.cell.from_output && engine_ == Engine::kPanel && layer.dtype == layer.compute),
         options_(a.inputs.x.options().dtype(layer.compute)),
         states_(a.inputs, layer) {
@@ -150,6 +150,7 @@ class LayerTangent {
       grad_y_ = pairs(by_direction(g.y), by_direction(v.y)), grad_c_all_ = both(g.c_all, v.c_all);
       if (needs_.x) dx_ = empty_in_large_pages({layer_.rows, layer_.input}, layer_.compute);
       if (needs_.x && !dx_once_) dx_.zero_();
+      if (needs_.x && plan_.data_rows.defined()) zero_dead_rows<T>(dx_, plan_);
       if (needs_.reset_h) dreset_h_ = at::zeros({D, B, 2, P}, options_);
       if (needs_.reset_c) dreset_c_ = at::zeros({layer_.extra(), D, B, 2, H}, options_);
       for (int64_t d = 0; d < D; ++d) set_up_backward(d, dh, dc);
@@ -385,7 +386,7 @@ class LayerTangent {
       if (plan_.data_rows.defined()) {
         at::Tensor dense = empty_in_small_pages({c.rows(), layer_.input}, layer_.compute);
         multiply_tangents(dense, dgx, dir.w_ih, dir.w_ih_tangent, false);
-        dx_.index_add_(0, rows(plan_.data_rows, c.r0), dense);
+        put_chunk_rows<T>(dense, plan_, c, !dx_once_, dx_);
       } else {
         multiply_tangents(rows(dx_, c.r0), dgx, dir.w_ih, dir.w_ih_tangent, !dx_once_);
       }

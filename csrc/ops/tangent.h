@@ -17,7 +17,7 @@ struct TangentArguments {
   // Tangents of x, the weights, h0, c0, reset_h and reset_c; x may be undefined.
   Arguments directions;
   OutputGradients grads, grad_directions;
-  OptionalTensor y;  // of the forward, where it is at hand
+  OptionalTensor y;         // of the forward, where it is at hand
   std::vector<bool> needs;  // of whose gradients the tangents are wanted, in the order of Inputs.tensors()
   bool return_states = false;
 };
