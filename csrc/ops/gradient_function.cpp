@@ -72,8 +72,9 @@ class GradientFunction : public torch::autograd::Function<GradientFunction> {
     ctx->saved_data["reverse"] = kept_bools(a.reverse);
     ctx->saved_data["needs"] = kept_bools(needs);
     ctx->set_materialize_grads(false);
-    // y without its graph, which is that of the inputs.
-    variable_list kept{s.y.detach(), or_undefined(s.grad_y), or_undefined(s.grad_h_n), or_undefined(s.grad_c_n)};
+    // y, where the tangents need it, without its graph, which is that of the inputs.
+    variable_list kept{cell_counts(a.cell).from_output ? s.y.detach() : at::Tensor(), or_undefined(s.grad_y),
+                       or_undefined(s.grad_h_n), or_undefined(s.grad_c_n)};
     const variable_list inputs = tensors_of(a);
     kept.insert(kept.end(), inputs.begin(), inputs.end());
     ctx->save_for_backward(std::move(kept));
