@@ -107,8 +107,11 @@ def test_weights_of_a_half_type_are_read_exactly(instruction_set, dtype):
     numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     finite = numbers[numbers.isfinite()].view(-1, 128)
     one = torch.eye(128, dtype=dtype)
-    for got in (h_of(one, finite), torch.cat([h_of(row[None], finite) for row in one])):
-        assert torch.equal(got, finite.t().clamp(min=0))
+    expected = finite.t().clamp(min=0)
+    assert torch.equal(h_of(one, finite), expected)
+    if (instruction_set, dtype) == ("avx512_bf16", torch.bfloat16):  # of few rows, products of pairs: no subnormals
+        expected = expected * (expected >= torch.finfo(dtype).tiny)
+    assert torch.equal(torch.cat([h_of(row[None], finite) for row in one]), expected)
     special = numbers[~numbers.isfinite()][:, None]
     for batch in (1, 5):
         got = h_of(torch.ones(batch, 1, dtype=dtype), special)

@@ -415,6 +415,7 @@ def test_states_and_weights_that_do_not_fit():
 @needs_extension
 @pytest.mark.parametrize("kind", ["peephole, clip, hard", "IndRNN", "SLSTM, heads", "LSTM, layer norm"])
 def test_one_graph_for_every_length(kind):
+    torch._dynamo.reset()  # it compiles one function only so often, and what other tests did counts
     layer = make(kind)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=True)
     for steps in (T, 2 * T):

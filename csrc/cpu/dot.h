@@ -231,7 +231,7 @@ void dot_rows(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, con
 }
 
 #if defined(SEQ_ADD_PAIRS)
-// The same of pairs. x: numbers that are bfloat16; scratch: batch * K numbers of it.
+// The same of pairs. x: numbers that are bfloat16, copied to scratch as such, batch * K of them.
 inline void dot_pair_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x,
                           int64_t batch, const float* bias, float* out, int64_t ldo, uint16_t* scratch) {
   for (int64_t b = 0; b < batch; ++b)
@@ -246,16 +246,11 @@ inline void dot_pair_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t 
 }
 #endif
 
-// The same with weights of a half type, of which the numbers x are as well. scratch: 4 * K floats.
+// The same with weights of a half type. scratch: 4 * K floats.
 template <Rounding kType>
 void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x, int64_t batch,
                    const float* bias, float* out, int64_t ldo, float* scratch) {
   using From = AsHalf<kType>;
-#if defined(SEQ_ADD_PAIRS)
-  if constexpr (kType == Rounding::kBfloat16)
-    if (batch <= 8)  // what scratch holds
-      return dot_pair_rows(w, ld, begin, end, K, x, batch, bias, out, ldo, reinterpret_cast<uint16_t*>(scratch));
-#endif
   constexpr int64_t kBatchThatPaysForScratch = 3;
   if (batch == 1) return dot_one<From>(w, ld, begin, end, K, x, bias, out);
   int64_t r = begin;

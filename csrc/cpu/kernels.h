@@ -103,11 +103,15 @@ struct Kernels {
   int64_t ordered_most, ordered_block;
   void (*ordered_rows)(const T* w, int64_t R, int64_t K, bool parts, int64_t begin, int64_t end, const T* x,
                        int64_t batch, const T* bias, T* out);
-  // dot_rows with weights of a half type, of which the numbers x are as well: float only. scratch: 4 * K numbers.
+  // dot_rows with weights of a half type: float only. scratch: 4 * K numbers.
   void (*dot_bfloat16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
                             int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
   void (*dot_float16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
                            int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
+  // dot_rows where weights and x are of bfloat16, by products of pairs; null where there are none, and only for a
+  // processor that has them. scratch: batch * K numbers.
+  void (*dot_pair_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
+                        const T* bias, T* out, int64_t ldo, uint16_t* scratch);
   // The two products of its backward: columns [begin, end) of out (+)= d w, rows [begin, end) of out = d^T x; weights
   // of a half type and their gradients as above.
   void (*add_rows)(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,

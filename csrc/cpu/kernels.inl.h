@@ -58,7 +58,9 @@ constexpr cpu::Kernels<T> table_of() {
     k.add_float16_rows = &add_rows<AsHalf<Rounding::kFloat16>, T>;
     k.outer_bfloat16_rows = &outer_rows<AsHalf<Rounding::kBfloat16>, T>;
     k.outer_float16_rows = &outer_rows<AsHalf<Rounding::kFloat16>, T>;
-    if constexpr (kHasPairs<T>) k.pack_pairs = &pack_pairs;
+#if defined(SEQ_ADD_PAIRS)
+    k.pack_pairs = &pack_pairs, k.dot_pair_rows = &dot_pair_rows;
+#endif
   }
   if constexpr (Traits::norms() > 0) {
     using N = NormWalk<Cell, T>;

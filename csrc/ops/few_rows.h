@@ -7,12 +7,12 @@
 
 #include <memory>
 
-#include "cpu/kernels.h"
+#include "cpu/instruction_set.h"
 
 namespace seq::ops::few_rows {
 
 // Up to how many rows ours were the faster ones.
-constexpr int64_t kFewToDot = 64, kFewToAdd = 16, kFewToOuter = 8;
+constexpr int64_t kFewToDot = 64, kFewToPair = 8, kFewToAdd = 16, kFewToOuter = 8;
 constexpr int64_t kWeightsPerTask = 32768;
 
 // Rows of `width` numbers per task.
@@ -33,13 +33,21 @@ void dot(const cpu::Kernels<T>& kernels, const T* w, int64_t R, int64_t K, const
                    [&](int64_t begin, int64_t end) { kernels.dot_rows(w, K, begin, end, K, x, B, bias, out, ldo); });
 }
 
-// out [B, R] = x [B, K] w^T (+ bias); w of T or, for float, of a half type, which is read as it lies for any B.
+// out [B, R] = x [B, K] w^T (+ bias); w of T or, for float, of a half type, of which the numbers x are as well: it is
+// read as it lies for any B.
 template <class T>
 void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, int64_t B, const T* bias, T* out) {
   const int64_t R = w.size(0), K = w.size(1);
   if (is_half(w)) {
     const auto rows = w.scalar_type() == at::kHalf ? kernels.dot_float16_rows : kernels.dot_bfloat16_rows;
     const auto* at = static_cast<const uint16_t*>(w.const_data_ptr());
+    if (w.scalar_type() == at::kBFloat16 && B <= kFewToPair && kernels.dot_pair_rows && cpu::has_pairs()) {
+      at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
+        const std::unique_ptr<uint16_t[]> scratch(new uint16_t[B * K]);
+        kernels.dot_pair_rows(at, K, begin, end, K, x, B, bias, out, R, scratch.get());
+      });
+      return;
+    }
     at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
       const std::unique_ptr<T[]> scratch(new T[4 * K]);
       rows(at, K, begin, end, K, x, B, bias, out, R, scratch.get());

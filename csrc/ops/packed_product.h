@@ -1,5 +1,8 @@
 // Products of many rows with a matrix that is packed first. Where T is float both may be of bfloat16: then the products
 // are of pairs (cpu/product.h), and their sums float as well.
+//
+// Threads that part have to meet again, for which one of them may have to wait for its core where something else runs
+// as well. So little work is not shared, and products that do not depend on each other are shared as one.
 #pragma once
 
 #include "ops/few_rows.h"
@@ -11,7 +14,8 @@ template <class T, class Pack>
 at::Tensor packed(int64_t blocks, int64_t numel_per_block, const Pack& pack) {
   at::Tensor out = empty_in_large_pages({blocks * numel_per_block}, c10::CppTypeToScalarType<T>::value);
   T* to = out.template mutable_data_ptr<T>();
-  at::parallel_for(0, blocks, std::max<int64_t>(1, 65536 / std::max<int64_t>(numel_per_block, 1)),
+  constexpr int64_t kNumbersPerTask = 1 << 18;
+  at::parallel_for(0, blocks, std::max<int64_t>(1, kNumbersPerTask / std::max<int64_t>(numel_per_block, 1)),
                    [&](int64_t begin, int64_t end) { pack(begin, end, to); });
   return out;
 }
@@ -58,6 +62,35 @@ at::Tensor pack_gates_of(const cpu::Kernels<T>& k, const at::Tensor& w, int64_t 
   });
 }
 
+// A product that is yet to be made, with what it reads.
+template <class T>
+struct PreparedProduct {
+  cpu::Gemm<T> gemm;
+  int64_t rows;  // of gemm.out
+  at::Tensor a, panels, bias, out;
+};
+
+// All of them, shared by the threads as one piece of work.
+template <class T>
+void run_products(const cpu::Kernels<T>& kernels, const std::vector<PreparedProduct<T>>& all) {
+  const int64_t tile = kernels.gemm_rows;
+  const auto tiles = [&](const PreparedProduct<T>& p) { return (p.rows + tile - 1) / tile; };
+  const auto cost = [&](const PreparedProduct<T>& p) { return std::max<int64_t>(1, tile * p.gemm.K * p.gemm.N); };
+  int64_t total = 0;
+  for (const auto& p : all) total += tiles(p) * cost(p);
+  constexpr int64_t kMultiplyAddsPerTask = 1 << 20;
+  at::parallel_for(0, total, kMultiplyAddsPerTask, [&](int64_t begin, int64_t end) {
+    for (const auto& p : all) {
+      const auto tile_at = [&](int64_t work) {
+        return std::clamp<int64_t>((work + cost(p) - 1) / cost(p), 0, tiles(p));
+      };
+      const int64_t first = tile_at(begin), last = tile_at(end);
+      if (first < last) kernels.gemm(p.gemm, first * tile, std::min(last * tile, p.rows));
+      begin -= tiles(p) * cost(p), end -= tiles(p) * cost(p);
+    }
+  });
+}
+
 // A matrix [K, N] in panels.
 template <class T>
 class PackedMatrix {
@@ -78,20 +111,19 @@ class PackedMatrix {
 
   // out [M, N] = a [M, K] b (+ bias); with `add` out += a b. a contiguous in its rows, or the transpose of such a one;
   // of bfloat16 if b is.
-  void multiply(const at::Tensor& a, at::Tensor out, const at::Tensor& bias = {}, bool add = false) const {
-    const int64_t M = a.size(0), tile = kernels_->gemm_rows, K = pairs_ ? (K_ + 1) / 2 : K_;
+  void multiply(const at::Tensor& a, const at::Tensor& out, const at::Tensor& bias = {}, bool add = false) const {
+    run_products(*kernels_, {prepared(a, out, bias, add)});
+  }
+  PreparedProduct<T> prepared(const at::Tensor& a, const at::Tensor& out, const at::Tensor& bias, bool add) const {
     cpu::Gemm<T> g;
     g.transposed = a.stride(1) != 1 && a.stride(0) == 1;
     g.pairs = pairs_, g.odd = K_ % 2 != 0;
     const at::Tensor rows = g.transposed ? a : in_pairs(a);
     g.a = numbers<T>(rows), g.lda = g.transposed ? a.stride(1) : rows.stride(0) / (pairs_ ? 2 : 1);
-    g.panels = panels_.template const_data_ptr<T>(), g.K = K, g.N = N_;
+    g.panels = panels_.template const_data_ptr<T>(), g.K = pairs_ ? (K_ + 1) / 2 : K_, g.N = N_;
     g.bias = bias.defined() ? bias.template const_data_ptr<T>() : nullptr, g.add = add;
     g.out = out.template mutable_data_ptr<T>(), g.ldo = out.stride(0);
-    constexpr int64_t kMultiplyAddsPerTask = 1 << 20;
-    const int64_t grain = std::max<int64_t>(1, kMultiplyAddsPerTask / std::max<int64_t>(1, tile * K * N_));
-    at::parallel_for(0, (M + tile - 1) / tile, grain,
-                     [&](int64_t begin, int64_t end) { kernels_->gemm(g, begin * tile, std::min(end * tile, M)); });
+    return {g, a.size(0), rows, panels_, bias, out};
   }
 
  private:

@@ -213,7 +213,8 @@ class LayerBackward {
   // call(k, share) for the walk steps of a chunk, in parallel over the steps.
   template <class Call>
   void for_steps(const Chunk& c, const Call& call) const {
-    const int64_t work = std::max<int64_t>(1, 16384 / std::max<int64_t>(layer_.batch * layer_.hidden, 1));
+    constexpr int64_t kNumbersPerTask = 1 << 17;
+    const int64_t work = std::max<int64_t>(1, kNumbersPerTask / std::max<int64_t>(layer_.batch * layer_.hidden, 1));
     at::parallel_for(c.k0, c.k1, work, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) call(k, cpu::Share{0, layer_.batch, 0, 1, 1, nullptr});
     });
@@ -313,13 +314,15 @@ class LayerBackward {
     const at::Tensor dpx = layer_.cell.norms == 0 ? dgx
                                                   : normalize_input_backward(kernels_, layer_, dir.weights,
                                                                              dir.input_product, dgx, d_unit);
+    typename Products<T>::Later later;
     if (needs_.x) {
       if (plan_.data_rows.defined()) {
         at::Tensor dense = empty_in_small_pages({c.rows(), layer_.input}, layer_.compute);
-        times_w_ih(dir, dpx, dense, false);
+        times_w_ih(dir, dpx, dense, false, later);
+        products_.run(later);
         put_chunk_rows<T>(dense, plan_, c, !dx_once_, dx_);
       } else {
-        times_w_ih(dir, dpx, dx_.narrow(0, c.r0, c.rows()), !dx_once_);
+        times_w_ih(dir, dpx, dx_.narrow(0, c.r0, c.rows()), !dx_once_, later);
       }
     }
     GateGradients f{x, dgx, of_chunk(dir.dgh), dpx, of_chunk(dir.dph), {}, {}, {}, {}};
@@ -343,14 +346,16 @@ class LayerBackward {
         f.d_unit.push_back(gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.unit_gradient(b, s, k, to); },
                                   c, layer_.cell.unit * H));
     }
-    weight_gradients_.take(g, f, !first);
+    weight_gradients_.take(g, f, !first, later);
+    products_.run(later);
   }
 
-  void times_w_ih(const DirectionBackward<T>& dir, const at::Tensor& dpx, at::Tensor out, bool add) const {
+  void times_w_ih(const DirectionBackward<T>& dir, const at::Tensor& dpx, at::Tensor out, bool add,
+                  typename Products<T>::Later& later) const {
     if (dir.w_ih.defined())
-      dir.w_ih.multiply(dpx, out, {}, add);
+      products_.put(dir.w_ih.prepared(dpx, out, {}, add), later);
     else
-      products_.multiply(out, dpx, dir.weights.w_ih, add);
+      products_.multiply(out, dpx, dir.weights.w_ih, add, later);
   }
 
   template <class Call>

@@ -16,6 +16,7 @@ struct Products {
   const cpu::Kernels<T>& kernels;
   const Layer& layer;
   const Engine engine;
+  using Later = std::vector<PreparedProduct<T>>;
 
   // The first gate of a phase of a head, in a row of the gates of all heads; how many the phase has.
   int64_t gates_at(int64_t head, int phase = 0) const {
@@ -25,14 +26,24 @@ struct Products {
     return (kernels.phase_begin[phase + 1] - kernels.phase_begin[phase]) * layer.head_hidden();
   }
 
-  // out = a b, or out += a b.
-  void multiply(at::Tensor out, const at::Tensor& a, const at::Tensor& b, bool add) const {
+  // out = a b, or out += a b; at once, or with the other products in `later`.
+  void multiply(at::Tensor out, const at::Tensor& a, const at::Tensor& b, bool add, Later& later) const {
     if (engine == Engine::kPanel)
-      PackedMatrix<T>::of(kernels, b).multiply(a, out, {}, add);
+      put(PackedMatrix<T>::of(kernels, b).prepared(a, out, {}, add), later);
     else if (add)
       out.addmm_(a, b);
     else
       at::mm_out(out, a, b);
+  }
+
+  // A single thread has them while what they read is in its caches.
+  void put(PreparedProduct<T> product, Later& later) const {
+    later.push_back(std::move(product));
+    if (at::get_num_threads() == 1 || at::in_parallel_region()) run(later);
+  }
+  void run(Later& later) const {
+    if (!later.empty()) run_products(kernels, later);
+    later.clear();
   }
 
   // out = a w^T (+ bias).
@@ -55,13 +66,16 @@ struct GateGradients {
 template <class T>
 class WeightGradients {
  public:
+  using Later = typename Products<T>::Later;
+
   WeightGradients(const Products<T>& products, const PlanStorage& plan, const Needs& needs)
       : products_(products), layer_(products.layer), plan_(plan), needs_(needs) {}
 
-  // Those of a chunk, into g, or added to it. Those of groups have one chunk, of all steps.
-  void take(const DirectionWeights& g, const GateGradients& f, bool add) const {
+  // Those of a chunk, into g, or added to it, the products once `later` is run. Those of groups have one chunk, of all
+  // steps.
+  void take(const DirectionWeights& g, const GateGradients& f, bool add, Later& later) const {
     if (needs_.groups == 0)
-      sum_rows(g, f, add);
+      sum_rows(g, f, add, later);
     else
       sum_groups(g, f);
   }
@@ -82,22 +96,23 @@ class WeightGradients {
     return layer_.cell.same_grads && g.b_ih.defined() && g.b_hh.defined();
   }
 
-  void sum_rows(const DirectionWeights& g, const GateGradients& f, bool add) const {
+  void sum_rows(const DirectionWeights& g, const GateGradients& f, bool add, Later& later) const {
     const auto sum = [&](at::Tensor out, const at::Tensor& rows) {
       if (add)
         out.add_(rows.sum(0, false, out.scalar_type()));
       else
         at::sum_out(out, rows, 0, false, out.scalar_type());
     };
-    if (g.w_ih.defined()) products_.multiply(g.w_ih, f.dpx.t(), f.x, add);
+    if (g.w_ih.defined()) products_.multiply(g.w_ih, f.dpx.t(), f.x, add, later);
     if (g.b_ih.defined()) sum(g.b_ih, f.dgx);
     if (g.b_hh.defined() && !one_sum(g)) sum(g.b_hh, f.dgh);
     for (size_t head = 0; head < f.operands.size(); ++head)
       for (int p = 0; p < products_.kernels.phases; ++p) {
         const int64_t first = products_.gates_at(head, p), count = products_.gates_of(p);
-        products_.multiply(g.w_hh.narrow(0, first, count), f.dph.narrow(1, first, count).t(), f.operands[head][p], add);
+        products_.multiply(g.w_hh.narrow(0, first, count), f.dph.narrow(1, first, count).t(), f.operands[head][p], add,
+                           later);
       }
-    if (g.w_hr.defined()) products_.multiply(g.w_hr, f.dh_out.t(), f.unprojected, add);
+    if (g.w_hr.defined()) products_.multiply(g.w_hr, f.dh_out.t(), f.unprojected, add, later);
     for (size_t head = 0; head < f.d_unit.size(); ++head) {
       const int64_t numbers = f.d_unit[head].size(1);
       sum(g.w_unit.narrow(0, head * numbers, numbers), f.d_unit[head]);
