@@ -20,8 +20,10 @@ from torch import Tensor
 from seqcuda import testing
 
 # How much further than the twins from each other a correct implementation may be from torch.nn: the size of a
-# difference grown from rounding is chance, and the twins are few.
-CHANCE = 10
+# difference grown from rounding is chance, and the twins are few. A single step can make it a hundred times as large:
+# Adam's first steps of a weight that had no gradient before, as of a character not seen until then, are as long as for
+# any other, in the direction of a gradient that may be all rounding.
+CHANCE = 100
 ROUNDINGS = 8
 
 
