@@ -39,27 +39,27 @@ SEQ_INLINE T sum_of(Lanes<T> v) {
   return sum_of_bytes<T, SEQ_LANE_BYTES>(parts);
 }
 
-// How weights that lie as W are loaded as lanes, and their gradients stored; x, their partner in a product, lies as X.
-// kNumbers: of a vector.
+// x, the partner of a weight in a product, a number to a lane. kNumbers: of a vector.
 template <class T>
-struct AsTheyAre {
-  using W = T;
+struct OfNumbers {
   using X = T;
   static constexpr int kNumbers = Lanes<T>::kWidth;
   static SEQ_INLINE Lanes<T> load_x(const T* p, int64_t n) { return Lanes<T>::load(p, n); }
   static SEQ_INLINE Lanes<T> add_product(Lanes<T> sum, Lanes<T> x, Lanes<T> w) { return sum + x * w; }
+};
+
+// How weights that lie as W are loaded as lanes, and their gradients stored.
+template <class T>
+struct AsTheyAre : OfNumbers<T> {
+  using W = T;
   static SEQ_INLINE Lanes<T> load(const T* p) { return Lanes<T>::load(p); }
   static SEQ_INLINE Lanes<T> load(const T* p, int64_t n) { return Lanes<T>::load(p, n); }
   static SEQ_INLINE void store(Lanes<T> v, T* p, int64_t n) { v.store(p, n); }
 };
 
 template <Rounding kType>
-struct AsHalf {
+struct AsHalf : OfNumbers<float> {
   using W = uint16_t;
-  using X = float;
-  static constexpr int kNumbers = Lanes<float>::kWidth;
-  static SEQ_INLINE Lanes<float> load_x(const float* p, int64_t n) { return Lanes<float>::load(p, n); }
-  static SEQ_INLINE Lanes<float> add_product(Lanes<float> sum, Lanes<float> x, Lanes<float> w) { return sum + x * w; }
   static SEQ_INLINE Lanes<float> load(const uint16_t* p) { return from_half<kType>(p); }
   static SEQ_INLINE Lanes<float> load(const uint16_t* p, int64_t n) {
     if (n >= Lanes<float>::kWidth) return load(p);

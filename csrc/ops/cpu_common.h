@@ -95,6 +95,20 @@ void zero_dead_rows(const at::Tensor& t, const PlanStorage& plan) {
   }
 }
 
+// Of one direction every row of x that a walk visits is written once, so that its gradient need not start from zero.
+inline bool writes_dx_once(const Layer& layer) { return layer.directions == 1; }
+
+// The gradient of x [data rows, I] before the first chunk.
+template <class T>
+at::Tensor starting_dx(const Layer& layer, const PlanStorage& plan) {
+  at::Tensor dx = empty_in_large_pages({layer.rows, layer.input}, layer.compute);
+  if (!writes_dx_once(layer))
+    dx.zero_();
+  else if (plan.data_rows.defined())
+    zero_dead_rows<T>(dx, plan);
+  return dx;
+}
+
 // out = a w^T (+ bias), all contiguous but for the leading dimensions of a and out, w used once. Few rows: the own
 // kernel, which reads w as it lies; else ATen.
 template <class T>

@@ -57,15 +57,7 @@ class LayerBackward {
     const at::Tensor grad_c_n = by_walk(computed(s.grad_c_n, layer), layer);
     const int64_t D = layer.directions, B = layer.batch, H = layer.hidden, P = layer.width, S = layer.cell.states;
     const int64_t W = layer.walks();
-    // Where every row of x is written once, its gradient need not start from zero.
-    dx_once_ = D == 1;
-    if (needs.x) {
-      dx_ = empty_in_large_pages({layer.rows, layer.input}, layer.compute);
-      if (!dx_once_)
-        dx_.zero_();
-      else if (plan_.data_rows.defined())
-        zero_dead_rows<T>(dx_, plan_);
-    }
+    if (needs.x) dx_ = starting_dx<T>(layer, plan_);
     if (needs.reset_h) dreset_h_ = at::zeros({W, B, layer.head_width()}, options_);
     if (needs.reset_c) dreset_c_ = at::zeros({S - 1, W, B, layer.head_hidden()}, options_);
     if (needs.decay_h) ddecay_h_ = at::zeros({layer.steps, B, D, P}, options_);
@@ -320,9 +312,9 @@ class LayerBackward {
         at::Tensor dense = empty_in_small_pages({c.rows(), layer_.input}, layer_.compute);
         times_w_ih(dir, dpx, dense, false, later);
         products_.run(later);
-        put_chunk_rows<T>(dense, plan_, c, !dx_once_, dx_);
+        put_chunk_rows<T>(dense, plan_, c, !writes_dx_once(layer_), dx_);
       } else {
-        times_w_ih(dir, dpx, dx_.narrow(0, c.r0, c.rows()), !dx_once_, later);
+        times_w_ih(dir, dpx, dx_.narrow(0, c.r0, c.rows()), !writes_dx_once(layer_), later);
       }
     }
     GateGradients f{x, dgx, of_chunk(dir.dgh), dpx, of_chunk(dir.dph), {}, {}, {}, {}};
@@ -408,7 +400,7 @@ class LayerBackward {
   const bool pairs_;  // the products are of pairs of bfloat16
   at::Tensor x_, y_, c_all_, saved_, grad_y_, grad_c_all_;
   at::Tensor dx_, dreset_h_, dreset_c_, ddecay_h_, ddecay_c_, order_;
-  bool lean_ = false, marked_ = false, dx_once_ = false;
+  bool lean_ = false, marked_ = false;
   int64_t steps_ = 1, segments_ = 1;  // of a chunk; of the segments that are restored at once
   std::vector<DirectionBackward<T>> directions_;
   std::vector<WalkBackward<T>> walks_;

@@ -99,7 +99,6 @@ class LayerTangent {
         kernels_(*cpu::kernels<T>(layer.cell.index)),
         plan_(make_plan(a.inputs, layer)),
         team_(make_team(layer, plan_.dense())),
-        dx_once_(layer.directions == 1),
         known_(a.y.has_value() && layer.cell.from_output && engine_ == Engine::kPanel && layer.dtype == layer.compute),
         options_(a.inputs.x.options().dtype(layer.compute)),
         states_(a.inputs, layer) {
@@ -148,9 +147,7 @@ class LayerTangent {
         return own.defined() ? own.view({layer_.rows, D, P}) : own;
       };
       grad_y_ = pairs(by_direction(g.y), by_direction(v.y)), grad_c_all_ = both(g.c_all, v.c_all);
-      if (needs_.x) dx_ = empty_in_large_pages({layer_.rows, layer_.input}, layer_.compute);
-      if (needs_.x && !dx_once_) dx_.zero_();
-      if (needs_.x && plan_.data_rows.defined()) zero_dead_rows<T>(dx_, plan_);
+      if (needs_.x) dx_ = starting_dx<T>(layer_, plan_);
       if (needs_.reset_h) dreset_h_ = at::zeros({D, B, 2, P}, options_);
       if (needs_.reset_c) dreset_c_ = at::zeros({layer_.extra(), D, B, 2, H}, options_);
       for (int64_t d = 0; d < D; ++d) set_up_backward(d, dh, dc);
@@ -386,9 +383,9 @@ class LayerTangent {
       if (plan_.data_rows.defined()) {
         at::Tensor dense = empty_in_small_pages({c.rows(), layer_.input}, layer_.compute);
         multiply_tangents(dense, dgx, dir.w_ih, dir.w_ih_tangent, false);
-        put_chunk_rows<T>(dense, plan_, c, !dx_once_, dx_);
+        put_chunk_rows<T>(dense, plan_, c, !writes_dx_once(layer_), dx_);
       } else {
-        multiply_tangents(rows(dx_, c.r0), dgx, dir.w_ih, dir.w_ih_tangent, !dx_once_);
+        multiply_tangents(rows(dx_, c.r0), dgx, dir.w_ih, dir.w_ih_tangent, !writes_dx_once(layer_));
       }
     }
     if (g.w_ih.defined()) {
@@ -478,8 +475,7 @@ class LayerTangent {
   const cpu::Kernels<T>& kernels_;
   const PlanStorage plan_;
   const Team team_;
-  const bool dx_once_;  // every row of x is written once, and its gradient need not start from zero
-  const bool known_;    // the values of y are, and are all that the cell needs
+  const bool known_;  // the values of y are, and are all that the cell needs
   const at::TensorOptions options_;
   States states_;  // pairs
   at::Tensor x_, x_tangent_, y_, known_y_, c_all_, order_;
