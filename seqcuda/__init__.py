@@ -9,6 +9,7 @@ from .explain import explain
 from .keras import from_keras_weights, to_keras_weights
 from .layers import RNNStates
 from .modules import GRU, LSTM, RNN, SLSTM, GRUCell, IndRNN, LSTMCell, RNNCell
+from .samples import per_sample_gradients
 from .stream import Stream
 from .tune import Tuning, tune
 
@@ -34,6 +35,7 @@ __all__ = [
     "explain",
     "from_keras_weights",
     "functional",
+    "per_sample_gradients",
     "to_keras_weights",
     "tune",
 ]

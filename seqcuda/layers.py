@@ -185,17 +185,20 @@ def check_heads(name: str, heads: int, cell: Cell) -> None:
         raise ValueError(f"{name}: heads={heads} are blocks of weight_hh, which this layer does not have")
 
 
-def run(
-    stack: Stack,
-    input: Tensor | PackedSequence,
-    hx: Tensor | tuple[Tensor, ...] | None,
-    flat_weights: list[Tensor],
-    lengths: Tensor | list[int] | None = None,
-    resets: Tensor | PackedSequence | None = None,
-    reset_state: Tensor | tuple[Tensor, ...] | None = None,
-    decay: Tensor | PackedSequence | tuple[Tensor | PackedSequence | None, ...] | None = None,
-):
-    """A stack over sequences: ``output, h_n or (h_n, c_n)[, RNNStates]``. Arguments: seqcuda/functional.py."""
+class Ready(NamedTuple):
+    """The arguments of a call, checked. `amp`: what autocast asks to compute in, or None. `widths`: of the states.
+    `start`, `reset`: states ``(L*D, B, .)``."""
+
+    form: Form
+    amp: torch.dtype | None
+    weights: Weights
+    widths: tuple[int, ...]
+    start: tuple[Tensor, ...] | None
+    resets: Tensor | None
+    reset: tuple[Tensor, ...] | None
+
+
+def ready(stack: Stack, input, hx, flat_weights, lengths=None, resets=None, reset_state=None) -> Ready:
     name, cell = stack.name, stack.cell
     weights = Weights.of(stack, flat_weights)
     form = form_of(name, input, flat_weights[0].size(1), stack.batch_first)
@@ -223,6 +226,24 @@ def run(
         reset = checks.as_states(name, "reset_state", reset_state, cell.state_names)
         _check_states_alike(name, "reset_state", reset, form.x, amp)
         reset = tuple(form.state_in(s) for s in checks.expanded(name, reset, shapes))
+    return Ready(form, amp, weights, widths, start, resets, reset)
+
+
+def run(
+    stack: Stack,
+    input: Tensor | PackedSequence,
+    hx: Tensor | tuple[Tensor, ...] | None,
+    flat_weights: list[Tensor],
+    lengths: Tensor | list[int] | None = None,
+    resets: Tensor | PackedSequence | None = None,
+    reset_state: Tensor | tuple[Tensor, ...] | None = None,
+    decay: Tensor | PackedSequence | tuple[Tensor | PackedSequence | None, ...] | None = None,
+):
+    """A stack over sequences: ``output, h_n or (h_n, c_n)[, RNNStates]``. Arguments: seqcuda/functional.py."""
+    name, cell = stack.name, stack.cell
+    form, amp, weights, widths, start, resets, reset = ready(
+        stack, input, hx, flat_weights, lengths, resets, reset_state
+    )
     if decay is not None:
         if cell.states > 2:
             raise ValueError(f"{name}: decay cannot be of states that are scaled by another")
@@ -252,9 +273,9 @@ def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, r
         of_all = (*_h_and_others(start), form.lengths, form.batch_sizes, resets, *_h_and_others(reset))
         together = stacks.stack(walk, Inputs(x, sum(weights.per_layer, ()), *of_all))
     for layer, layer_weights in enumerate(weights.per_layer):
-        h0, c0 = _of_layer(start, layer, D, L)
+        h0, c0 = state_of_layer(start, layer, D, L)
         if together is None:
-            reset_h, reset_c = _of_layer(reset, layer, D, L)
+            reset_h, reset_c = state_of_layer(reset, layer, D, L)
             given = with_weight_dropout(layer_weights, layer, stack.weight_dropout, room.seed)
             factors = room.factors(layer)
             inputs = Inputs(x, given, h0, c0, form.lengths, form.batch_sizes, resets, reset_h, reset_c, factors)
@@ -273,7 +294,9 @@ def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, r
     return result
 
 
-def _of_layer(states: tuple[Tensor, ...] | None, layer: int, D: int, L: int) -> tuple[Tensor | None, Tensor | None]:
+def state_of_layer(
+    states: tuple[Tensor, ...] | None, layer: int, D: int, L: int
+) -> tuple[Tensor | None, Tensor | None]:
     """One layer's part of states (L*D, B, .): h (D, B, P) and the others stacked, (S-1, D, B, H)."""
     if states is not None and L > 1:
         states = tuple(s[layer * D : (layer + 1) * D] for s in states)

@@ -1,4 +1,4 @@
-"""Per-sample gradients of the sequence layers for Opacus, from one backward of the whole batch.
+"""`seqcuda.per_sample_gradients` for Opacus.
 
 Needs the package opacus, whose GradSampleModule finds the samplers that importing this module registers.
 """
@@ -11,8 +11,8 @@ import torch
 from opacus.grad_sample import register_grad_sampler
 from torch import Tensor
 
-from . import layers
 from .modules import GRU, LSTM, RNN
+from .samples import check_layer, per_sample_gradients
 
 _LAYERS = (RNN, LSTM, GRU)
 _calls: weakref.WeakKeyDictionary[torch.nn.Module, list] = weakref.WeakKeyDictionary()
@@ -32,10 +32,7 @@ def prepare(model: torch.nn.Module) -> torch.nn.Module:
     """
     found = {name: module for name, module in model.named_modules() if type(module) in _LAYERS}
     for name, layer in found.items():
-        for option in ("dropout", "recurrent_dropout", "zoneout", "weight_dropout"):
-            value = getattr(layer, option)
-            if value and (option != "dropout" or layer.num_layers > 1):
-                raise ValueError(f"seqcuda.opacus: {name or 'the model'} must have {option}=0, got {value}")
+        check_layer(f"seqcuda.opacus: {name or 'the model'}", layer)
     for layer in found.values():
         layer.register_forward_hook(_remember, with_kwargs=True)
     return model
@@ -64,29 +61,11 @@ def _grad_sample(layer: torch.nn.Module, activations: list[Tensor], backprops: T
         raise RuntimeError("seqcuda.opacus: call seqcuda.opacus.prepare(model) before Opacus wraps the model")
     args, kwargs = _calls[layer].pop()
     given = {**dict(zip(("input", "hx"), args, strict=False)), **kwargs}
-    rows = 0 if layer.batch_first else 1
-    dims = {"input": rows, "hx": 1, "lengths": 0, "resets": rows, "backprops": 0}
     given = {name: value for name, value in given.items() if value is not None and value is not False}
-    if unknown := given.keys() - dims.keys():
+    if unknown := given.keys() - {"input", "hx", "lengths", "resets"}:
         raise TypeError(f"seqcuda.opacus: {', '.join(sorted(unknown))} cannot be given under Opacus")
-    if "lengths" in given:
-        given["lengths"] = torch.as_tensor(given["lengths"])
-    given["backprops"] = backprops
-    given = torch.utils._pytree.tree_map(torch.Tensor.detach, given)
-    parameters = {name: p for name, p in layer.named_parameters() if p.requires_grad}
-    stack = layer._stack(layer.batch_first, False)
-
-    def loss(parameters: dict[str, Tensor], sample: dict) -> Tensor:
-        alone = {
-            name: torch.utils._pytree.tree_map(lambda t, dim=dims[name]: t.unsqueeze(dim), value)
-            for name, value in sample.items()
-        }
-        grad_y, x, hx = alone.pop("backprops"), alone.pop("input"), alone.pop("hx", None)
-        flat = [parameters.get(name, getattr(layer, name).detach()) for name in layer._flat_weights_names]
-        y, _ = layers.run(stack, x, hx, flat, **alone)
-        return (y * (grad_y if layer.batch_first else grad_y.transpose(0, 1))).sum()
-
-    detached = {name: p.detach() for name, p in parameters.items()}
-    of_samples = torch.func.vmap(torch.func.grad(loss), (None, {name: dims[name] for name in given}))
-    gradients = of_samples(detached, given)
-    return {p: gradients[name] for name, p in parameters.items()}
+    given = torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, given)
+    # Opacus has its samples first; its loss is of the output alone.
+    grad_output = backprops if layer.batch_first else backprops.transpose(0, 1)
+    found = per_sample_gradients(layer, given.pop("input"), grad_output, given.pop("hx", None), **given)
+    return {p: found[name] for name, p in layer.named_parameters() if p.requires_grad}

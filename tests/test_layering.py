@@ -36,6 +36,7 @@ LAYERS = (
     ("layers",),
     ("functional", "stream"),
     ("modules",),
+    ("samples",),
     ("convert", "explain", "keras", "onnx", "opacus"),
     ("tune",),
     ("__init__",),

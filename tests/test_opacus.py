@@ -16,35 +16,51 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Opacus: its generator, i
 class Model(torch.nn.Module):
     def __init__(self, kind: str, **options):
         super().__init__()
-        self.layer = getattr(seqcuda, kind)(3, 4, batch_first=True, dtype=torch.float64, **options)
+        hidden = 6 if "proj_size" in options else 4
+        self.layer = getattr(seqcuda, kind)(3, hidden, batch_first=True, dtype=torch.float64, **options)
         self.head = torch.nn.Linear(4 * (2 if self.layer.bidirectional else 1), 2, dtype=torch.float64)
 
     def forward(self, x, **kwargs):
         return self.head(self.layer(x, **kwargs)[0]).mean(1)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_gradients_of_samples(kind):
+OPTIONS = {
+    "stack": {"num_layers": 2, "bidirectional": True},
+    "heads": {"heads": 2},
+    "norms and heads": {"layer_norm": True, "heads": 2},
+    "projection": {"proj_size": 4, "num_layers": 2},
+    "no bias": {"bias": False},
+}
+CASES = [(kind, "stack") for kind in LAYERS] + [("LSTM", name) for name in OPTIONS if name != "stack"]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_gradients_of_samples(kind, options, backend):
     from opacus.grad_sample import GradSampleModule
 
     import seqcuda.opacus
 
     torch.manual_seed(0)
-    model, x = Model(kind, num_layers=2, bidirectional=True), torch.randn(5, 6, 3, dtype=torch.float64)
+    model, x = Model(kind, **OPTIONS[options]), torch.randn(5, 6, 3, dtype=torch.float64)
     lengths, resets = torch.tensor([6, 1, 0, 4, 2]), torch.rand(5, 6) < 0.3
-    h = torch.randn(4, 5, 4, dtype=torch.float64)
-    hx = (h, h.tanh()) if kind == "LSTM" else h
+    h = torch.randn(model.layer.num_layers * (2 if model.layer.bidirectional else 1), 5, 4, dtype=torch.float64)
+    hx = (h, h.new_ones(*h.shape[:2], model.layer.hidden_size)) if kind == "LSTM" else h
+    frozen = model.layer.weight_ih_l0.requires_grad_(False)
 
     def one(i: int) -> list[torch.Tensor]:
         rows = slice(i, i + 1)
         own = tuple(s[:, rows] for s in hx) if kind == "LSTM" else h[:, rows]
         y = model(x[rows], hx=own, lengths=lengths[rows], resets=resets[rows])
-        return torch.autograd.grad(y.square().sum(), list(model.parameters()))
+        return torch.autograd.grad(y.square().sum(), wanted)
 
+    wanted = [p for p in model.parameters() if p is not frozen]
     expected = [one(i) for i in range(5)]
     wrapped = GradSampleModule(seqcuda.opacus.prepare(model), loss_reduction="sum")
-    wrapped(x, hx=hx, lengths=lengths, resets=resets).square().sum().backward()
-    for p, *rows in zip(model.parameters(), *expected, strict=True):
+    with seqcuda.backend(backend):
+        wrapped(x, hx=hx, lengths=lengths, resets=resets).square().sum().backward()
+    assert getattr(frozen, "grad_sample", None) is None
+    for p, *rows in zip(wanted, *expected, strict=True):
         for ours, exact in zip(p.grad_sample, rows, strict=True):
             assert_close_to_exact(ours, exact)
 
@@ -58,6 +74,18 @@ def test_cells_need_no_preparation(kind):
     GradSampleModule(cell, loss_reduction="sum")(x).square().sum().backward()
     for ours, exact in zip(cell.weight_ih.grad_sample, expected, strict=True):
         assert_close_to_exact(ours, exact)
+
+
+def test_a_batch_without_samples():
+    """Which Poisson sampling draws at times."""
+    from opacus.grad_sample import GradSampleModule
+
+    import seqcuda.opacus
+
+    model = GradSampleModule(seqcuda.opacus.prepare(Model("GRU")))
+    model(torch.randn(0, 6, 3, dtype=torch.float64)).sum().backward()
+    for p in model.parameters():
+        assert p.grad_sample.shape == (0, *p.shape)
 
 
 def test_a_private_run():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch.func import functional_call, grad, vmap
 
+import seqcuda
 from seqcuda import bench
 from seqcuda.shapes import CELLS, Shape
 
@@ -38,15 +39,17 @@ def compiled_cases(threads: tuple[int, ...], quick: bool) -> list[Case]:
     return cases[:1] if quick else cases
 
 
-def penalised(case: bench.Case) -> Callable[[], object]:
-    """The step of `bench.prepare`, with the norm of the gradient of x in the loss."""
+def of_loss(case: bench.Case, penalty: bool) -> Callable[[], object]:
+    """The gradients of a loss; with `penalty` the squared norm of the gradient of x is in it."""
     layer, x = bench.layer_and_input(case, "seqcuda")
     wanted = [x.requires_grad_(), *layer.parameters()]
 
     def step():
         loss = layer(x)[0].square().mean()
-        (of_x,) = torch.autograd.grad(loss, x, create_graph=True)
-        return torch.autograd.grad(loss + of_x.square().sum(), wanted)
+        if penalty:
+            (of_x,) = torch.autograd.grad(loss, x, create_graph=True)
+            loss = loss + of_x.square().sum()
+        return torch.autograd.grad(loss, wanted)
 
     return step
 
@@ -81,15 +84,27 @@ def of_batch(case: bench.Case) -> Callable[[], object]:
 
 
 def measure_penalty(case: bench.Case, seconds: float) -> dict:
-    return _row(case, seconds, penalised(case), bench.prepare(case, "seqcuda"))
+    penalised, without_loss = of_loss(case, penalty=True), bench.prepare(case, "seqcuda")
+    row = _row(case, seconds / 2, penalised, of_loss(case, penalty=False))
+    return {**row, "without a loss": bench.ratio(*bench.pair(penalised, without_loss, seconds / 2, fewest=FEWEST))}
+
+
+def directly(case: bench.Case) -> Callable[[], object]:
+    """The gradients of all weights of each row, from a gradient of the output, as Opacus asks for them."""
+    layer, x = bench.layer_and_input(case, "seqcuda")
+    grad_output = torch.randn_like(layer(x)[0])
+    return lambda: seqcuda.per_sample_gradients(layer, x, grad_output)
 
 
 def measure_samples(case: bench.Case, seconds: float) -> dict:
     each, together = by_torch_func(case), by_torch_func(case, per_sample=False)
-    row = _row(case, seconds / 2, each, of_batch(case))
+    row = _row(case, seconds / 3, each, of_batch(case))
     return {
         **row,
-        "over torch.func.grad": bench.ratio(*bench.pair(each, together, seconds / 2, fewest=FEWEST)),
+        "per_sample_gradients": bench.ratio(
+            *bench.pair(directly(case), bench.prepare(case, "seqcuda"), seconds / 3, fewest=FEWEST)
+        ),
+        "over torch.func.grad": bench.ratio(*bench.pair(each, together, seconds / 3, fewest=FEWEST)),
         "torch.func alone": torch_func_alone() * 1e3 / row["plain ms"],
     }
 
@@ -109,18 +124,23 @@ def _row(case: bench.Case, seconds: float, ours: Callable, plain: Callable) -> d
 
 
 def penalty_goals(rows: list[dict]):
-    yield at_most("gradient penalty, in plain training steps, the highest", 4, rows, "plain steps")
+    yield at_most("gradient penalty, in steps without it, the highest", 4, rows, "plain steps")
+    yield at_most("gradient penalty, in steps whose loss costs nothing, the highest", 4, rows, "without a loss")
 
 
 def sample_goals(rows: list[dict]):
     what = "a gradient for each sample, over that of the batch"
-    yield at_most(f"{what}, the highest", 2, rows, "plain steps")
-    yield at_most(f"{what} by torch.func.grad, the highest", 2, rows, "over torch.func.grad")
+    yield at_most(f"{what}, the highest", 2, rows, "per_sample_gradients")
+    yield at_most(f"{what}, by vmap(grad), the highest", 2, rows, "plain steps")
+    yield at_most(f"{what} by torch.func.grad, by vmap(grad), the highest", 2, rows, "over torch.func.grad")
 
 
 def compiled_goals(rows: list[dict]):
     yield at_most(
-        "a gradient for each sample by torch.compile, over that of the batch, the highest", 2, rows, "plain steps"
+        "a gradient for each sample, over that of the batch, by torch.compile(vmap(grad)), the highest",
+        2,
+        rows,
+        "plain steps",
     )
 
 
@@ -134,22 +154,23 @@ _SHOWN = (
 PENALTY = Section(
     "penalty",
     f"""The time of a training step whose loss has the squared norm of the gradient of x in it, which is differentiated
-twice, over the time of the training step without. Both give gradients of x and of all weights. Shapes with more than
-{MOST} GFLOP in an LSTM's forward are timed with fewer steps.""",
+twice, over the time of the same step without it. The loss is the mean of the squared outputs; "without a loss" is over
+a step that takes a random gradient of the outputs instead. All give gradients of x and of all weights. Shapes with
+more than {MOST} GFLOP in an LSTM's forward are timed with fewer steps.""",
     penalty_cases,
     penalty_goals,
-    _SHOWN,
-    effort=0.4,
+    (*_SHOWN, number("without a loss")),
+    effort=0.6,
 )
 PER_SAMPLE = Section(
     "samples",
-    """The time of vmap(grad) over the rows of a batch, which gives the gradients of all weights for each row, over the
-time of a forward and backward of the batch, which gives their sum; and over that of torch.func.grad of the batch.
-"torch.func alone" is the first ratio for a layer that multiplies one number: where it is above 2, no layer could reach
-2 without torch.compile (next section).""",
+    """The gradients of all weights for each row of a batch. In "ms" and "plain steps" by vmap(grad), over a forward and
+backward of the batch, which gives their sum; then by seqcuda.per_sample_gradients, over the same; then by vmap(grad)
+over torch.func.grad of the batch. "torch.func alone" is the first ratio for a layer that multiplies one number: where
+it is above 2, no layer could reach 2 by vmap without torch.compile (next section).""",
     sample_cases,
     sample_goals,
-    (*_SHOWN, number("over torch.func.grad"), number("torch.func alone")),
+    (*_SHOWN, number("per_sample_gradients"), number("over torch.func.grad"), number("torch.func alone")),
     effort=0.3,
 )
 COMPILED = Section(
