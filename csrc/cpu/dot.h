@@ -6,9 +6,9 @@
 //
 // For one step there is no time to pack: every weight is read from memory (or its gradient written) once, in order,
 // four rows of W at a time, which lie in L1 while the rows b pass by, some of them at once so that a weight in a
-// register serves them all; long rows one by one where b is one row. Weights of a half type are read as they are, half
-// the bytes, and become float in a register or, where many rows b want them, in L1; bfloat16 stays what it is where the
-// processor multiplies pairs of it (lanes.h) and the rows b are few.
+// register serves them all; long rows one by one where b is one row. Weights of float16 are read as they are, half the
+// bytes, and become float in a register or, where many rows b want them, in L1; those of bfloat16 in split.h, but for
+// few rows b on processors that multiply pairs of it (lanes.h).
 #pragma once
 
 namespace seq::SEQ_ISA {
@@ -113,14 +113,14 @@ SEQ_INLINE void dot_lanes(const typename From::W* w, int64_t ld, int64_t K, cons
   for (; k + kSums * kNumbers <= K; k += kSums * kNumbers) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSums; ++s) {
-      const L value = From::load_x(x + k + s * kNumbers, kNumbers);
+      const auto value = From::load_x(x + k + s * kNumbers, kNumbers);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r)
         sum[r][s] = From::add_product(sum[r][s], value, From::load(w + r * ld + k + s * kNumbers));
     }
   }
   for (; k < K; k += kNumbers) {
-    const L value = From::load_x(x + k, K - k);
+    const auto value = From::load_x(x + k, K - k);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) sum[r][0] = From::add_product(sum[r][0], value, From::load(w + r * ld + k, K - k));
   }
@@ -246,11 +246,10 @@ inline void dot_pair_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t 
 }
 #endif
 
-// The same with weights of a half type. scratch: 4 * K floats.
-template <Rounding kType>
-void dot_half_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x, int64_t batch,
-                   const float* bias, float* out, int64_t ldo, float* scratch) {
-  using From = AsHalf<kType>;
+// The same with weights of float16.
+inline void dot_float16_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x,
+                             int64_t batch, const float* bias, float* out, int64_t ldo, float* scratch) {
+  using From = AsHalf<Rounding::kFloat16>;
   constexpr int64_t kBatchThatPaysForScratch = 3;
   if (batch == 1) return dot_one<From>(w, ld, begin, end, K, x, bias, out);
   int64_t r = begin;

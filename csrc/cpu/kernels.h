@@ -24,6 +24,9 @@ struct Share {
   }
 };
 
+// At least what K numbers take in split order (split.h), in whole vectors of any build.
+constexpr int64_t split_room(int64_t K) { return K + 31; }
+
 // Weights in the layout of pack.h.
 template <class T>
 struct Panels {
@@ -103,7 +106,7 @@ struct Kernels {
   int64_t ordered_most, ordered_block;
   void (*ordered_rows)(const T* w, int64_t R, int64_t K, bool parts, int64_t begin, int64_t end, const T* x,
                        int64_t batch, const T* bias, T* out);
-  // dot_rows with weights of a half type: float only. scratch: 4 * K numbers.
+  // dot_rows with weights of a half type: float only. scratch: (batch + 4) * split_room(K) numbers.
   void (*dot_bfloat16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
                             int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
   void (*dot_float16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
@@ -113,7 +116,7 @@ struct Kernels {
   void (*dot_pair_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
                         const T* bias, T* out, int64_t ldo, uint16_t* scratch);
   // The two products of its backward: columns [begin, end) of out (+)= d w, rows [begin, end) of out = d^T x; weights
-  // of a half type and their gradients as above.
+  // of a half type and their gradients as above. scratch: batch * split_room(K) numbers.
   void (*add_rows)(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,
                    bool add, T* out, int64_t ldo);
   void (*add_bfloat16_rows)(const uint16_t* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d,
@@ -123,7 +126,7 @@ struct Kernels {
   void (*outer_rows)(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K,
                      T* out);
   void (*outer_bfloat16_rows)(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch,
-                              int64_t K, uint16_t* out);
+                              int64_t K, uint16_t* out, T* scratch);
   void (*outer_float16_rows)(const T* d, int64_t rows, int64_t begin, int64_t end, const T* x, int64_t batch, int64_t K,
                              uint16_t* out);
 

@@ -31,6 +31,7 @@ using cpu::Share;
 #include "cpu/norm.h"
 #include "cpu/ordered.h"
 #include "cpu/outer.h"
+#include "cpu/split.h"
 #include "cpu/tangent.h"
 
 namespace seq::SEQ_ISA {
@@ -52,11 +53,11 @@ constexpr cpu::Kernels<T> table_of() {
   k.ordered_most = O::kMost, k.ordered_block = O::kBlock, k.ordered_rows = &O::run;
   k.add_rows = &add_rows<AsTheyAre<T>, T>, k.outer_rows = &outer_rows<AsTheyAre<T>, T>;
   if constexpr (sizeof(T) == 4) {
-    k.dot_bfloat16_rows = &dot_half_rows<Rounding::kBfloat16>;
-    k.dot_float16_rows = &dot_half_rows<Rounding::kFloat16>;
-    k.add_bfloat16_rows = &add_rows<AsHalf<Rounding::kBfloat16>, T>;
+    k.dot_bfloat16_rows = &dot_bfloat16_rows;
+    k.dot_float16_rows = &dot_float16_rows;
+    k.add_bfloat16_rows = &add_bfloat16_rows;
     k.add_float16_rows = &add_rows<AsHalf<Rounding::kFloat16>, T>;
-    k.outer_bfloat16_rows = &outer_rows<AsHalf<Rounding::kBfloat16>, T>;
+    k.outer_bfloat16_rows = &outer_bfloat16_rows;
     k.outer_float16_rows = &outer_rows<AsHalf<Rounding::kFloat16>, T>;
 #if defined(SEQ_ADD_PAIRS)
     k.pack_pairs = &pack_pairs, k.dot_pair_rows = &dot_pair_rows;

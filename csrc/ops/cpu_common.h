@@ -9,6 +9,7 @@
 #include "ops/engines.h"
 #include "ops/layer.h"
 #include "ops/packed_product.h"
+#include "ops/page_pool.h"
 #include "ops/segments.h"
 #include "ops/team.h"
 
@@ -41,7 +42,8 @@ inline int64_t even_chunk_steps(const Layer& layer) {
 
 // x as [data rows, I], of the type of computation but for products of pairs, the numbers of a row side by side.
 inline at::Tensor flat_rows(const at::Tensor& t, const Layer& layer, bool pairs = false) {
-  const at::Tensor rows = t.to(pairs ? layer.dtype : layer.compute).reshape({layer.rows, t.size(-1)});
+  const at::ScalarType type = pairs ? layer.dtype : layer.compute;
+  const at::Tensor rows = converted(t, type, Pages::kSmall).reshape({layer.rows, t.size(-1)});
   return rows.stride(1) == 1 ? rows : rows.contiguous();
 }
 

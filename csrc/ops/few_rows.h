@@ -5,9 +5,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <memory>
+#include <new>
 
 #include "cpu/instruction_set.h"
+#include "ops/page_pool.h"
 
 namespace seq::ops::few_rows {
 
@@ -19,6 +20,20 @@ constexpr int64_t kWeightsPerTask = 32768;
 inline int64_t grain(int64_t width) { return std::max<int64_t>(4, kWeightsPerTask / std::max<int64_t>(width, 1)); }
 
 inline bool is_half(const at::Tensor& t) { return t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kHalf; }
+
+// Aligned to a line of the cache, which loads of vectors would else cross.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : memory_(new (kLine) T[count]) {}
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { ::operator delete[](memory_, kLine); }
+  T* get() const { return memory_; }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  T* const memory_;
+};
 
 template <class T>
 at::Tensor matrix(const T* at, int64_t rows, int64_t columns) {
@@ -43,13 +58,13 @@ void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, i
     const auto* at = static_cast<const uint16_t*>(w.const_data_ptr());
     if (w.scalar_type() == at::kBFloat16 && B <= kFewToPair && kernels.dot_pair_rows && cpu::has_pairs()) {
       at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
-        const std::unique_ptr<uint16_t[]> scratch(new uint16_t[B * K]);
+        const Scratch<uint16_t> scratch(B * K);
         kernels.dot_pair_rows(at, K, begin, end, K, x, B, bias, out, R, scratch.get());
       });
       return;
     }
     at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<T[]> scratch(new T[4 * K]);
+      const Scratch<T> scratch((B + 4) * cpu::split_room(K));
       rows(at, K, begin, end, K, x, B, bias, out, R, scratch.get());
     });
     return;
@@ -79,7 +94,7 @@ void add_transposed(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T
       by(kernels.add_rows, w.const_data_ptr<T>());
     return;
   }
-  const at::Tensor weights = w.to(at::CppTypeToScalarType<T>::value);
+  const at::Tensor weights = converted(w, at::CppTypeToScalarType<T>::value);
   at::Tensor to = matrix(out, B, K);
   if (add)
     to.addmm_(matrix(d, B, R), weights);
@@ -92,16 +107,23 @@ template <class T>
 void outer(const cpu::Kernels<T>& kernels, const T* d, const T* x, int64_t B, at::Tensor& out) {
   const int64_t R = out.size(0), K = out.size(1);
   if (B <= kFewToOuter) {
+    const auto share = [&](const auto rows) { at::parallel_for(0, R, grain(K), rows); };
     const auto by = [&](const auto rows, auto* at) {
-      at::parallel_for(0, R, grain(K), [&](int64_t begin, int64_t end) { rows(d, R, begin, end, x, B, K, at); });
+      share([&](int64_t begin, int64_t end) { rows(d, R, begin, end, x, B, K, at); });
     };
-    if (is_half(out))
-      by(out.scalar_type() == at::kHalf ? kernels.outer_float16_rows : kernels.outer_bfloat16_rows,
-         static_cast<uint16_t*>(out.mutable_data_ptr()));
+    auto* halves = static_cast<uint16_t*>(out.mutable_data_ptr());
+    if (out.scalar_type() == at::kBFloat16)
+      share([&](int64_t begin, int64_t end) {
+        const Scratch<T> scratch(B * cpu::split_room(K));
+        kernels.outer_bfloat16_rows(d, R, begin, end, x, B, K, halves, scratch.get());
+      });
+    else if (out.scalar_type() == at::kHalf)
+      by(kernels.outer_float16_rows, halves);
     else
       by(kernels.outer_rows, out.mutable_data_ptr<T>());
   } else if (is_half(out)) {
-    out.copy_(at::mm(matrix(d, B, R).t(), matrix(x, B, K)));
+    at::Tensor product = empty_in_large_pages(out.sizes(), at::CppTypeToScalarType<T>::value);
+    out.copy_(at::mm_out(product, matrix(d, B, R).t(), matrix(x, B, K)));
   } else {
     at::mm_out(out, matrix(d, B, R).t(), matrix(x, B, K));
   }

@@ -4,6 +4,8 @@
 #include <charconv>
 #include <numeric>
 
+#include "ops/page_pool.h"
+
 namespace seq::ops {
 
 namespace {
@@ -146,7 +148,7 @@ Kept::Kept(const std::string& save, const Layer& layer)
 
 at::Tensor computed(const OptionalTensor& t, const Layer& layer) {
   if (!t.has_value() || !t->defined()) return {};
-  return t->scalar_type() == layer.compute && t->is_contiguous() ? *t : t->to(layer.compute).contiguous();
+  return t->scalar_type() == layer.compute && t->is_contiguous() ? *t : converted(*t, layer.compute).contiguous();
 }
 
 Factors<at::Tensor> computed(const Factors<OptionalTensor>& factors, const Layer& layer) {

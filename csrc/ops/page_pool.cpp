@@ -122,4 +122,9 @@ at::Tensor empty_in(Pages pages, at::IntArrayRef sizes, at::ScalarType type) {
   return at::detail::empty_generic(sizes, &pool, c10::DispatchKeySet(c10::DispatchKey::CPU), type, {});
 }
 
+at::Tensor converted(const at::Tensor& t, at::ScalarType type, Pages pages) {
+  if (t.scalar_type() == type || !t.is_cpu()) return t.to(type);
+  return empty_in(pages, t.sizes(), type).copy_(t);
+}
+
 }  // namespace seq::ops

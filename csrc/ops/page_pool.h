@@ -22,4 +22,7 @@ inline at::Tensor empty_in_small_pages(at::IntArrayRef sizes, at::ScalarType typ
   return empty_in(Pages::kSmall, sizes, type);
 }
 
+// t of another type; on the CPU in memory of the kind above, contiguous.
+at::Tensor converted(const at::Tensor& t, at::ScalarType type, Pages pages = Pages::kLarge);
+
 }  // namespace seq::ops

@@ -48,7 +48,7 @@ class LayerBackward {
         states_(a, layer),
         pairs_(of_pairs(layer, engine) && needs.groups == 0) {
     x_ = flat_rows(a.x, layer, pairs_);
-    y_ = s.y.to(layer.compute).contiguous();
+    y_ = converted(s.y, layer.compute).contiguous();
     c_all_ = s.c_all.contiguous();
     grad_y_ = computed(s.grad_y, layer), grad_c_all_ = computed(s.grad_c_all, layer);
     lean_ = s.lean(layer), marked_ = s.marked(layer);
@@ -216,7 +216,7 @@ class LayerBackward {
     const at::Tensor h =
         gather([&](int64_t k, const cpu::Share& s, T* to) { kernels_.gather_entering(walks_[w].b, s, k, c.r0, to); }, c,
                layer_.head_width());
-    return pairs_ ? h.to(layer_.dtype) : h;
+    return pairs_ ? converted(h, layer_.dtype, Pages::kSmall) : h;
   }
 
   void multiply_input(int64_t d, const Chunk& c, const at::Tensor& x) {
@@ -360,7 +360,7 @@ class LayerBackward {
 
   SequenceGradients results() const {
     const auto given = [&](const at::Tensor& t) {
-      return t.defined() ? t.to(layer_.dtype) : at::empty({0}, a_.x.options());
+      return t.defined() ? converted(t, layer_.dtype) : at::empty({0}, a_.x.options());
     };
     std::vector<at::Tensor> dh, dc, dw;
     for (const auto& w : walks_) {

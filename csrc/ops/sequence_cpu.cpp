@@ -31,7 +31,9 @@ struct Results {
   at::Tensor y, h_n, c_n, c_all, saved;
 
   Results of(int64_t m) const { return {y[m], h_n[m], c_n[m], c_all[m], saved[m]}; }
-  SequenceResult as(at::ScalarType dtype) const { return {y.to(dtype), h_n.to(dtype), c_n.to(dtype), c_all, saved}; }
+  SequenceResult as(at::ScalarType dtype) const {
+    return {converted(y, dtype), converted(h_n, dtype), converted(c_n, dtype), c_all, saved};
+  }
 };
 
 constexpr int64_t kWideRow = 8192;  // bytes; from here on a walk is slower through large pages
