@@ -50,7 +50,7 @@ def per_sample_gradients(
         ``(B, *shape)`` for each weight that requires a gradient, by its name.
 
     Raises:
-        TypeError: `layer` is no such layer.
+        TypeError: `layer` is no such layer, `grad_output` no Tensor.
         ValueError: the layer has dropout or zoneout; `input` is packed, nested or without a batch.
         RuntimeError: `grad_output` has another shape or dtype than the output; and what the `forward` raises.
     """
@@ -66,27 +66,25 @@ def per_sample_gradients(
     if isinstance(ready.form, (Packed, Unbatched, Jagged)):
         raise ValueError(f"{name}: input must be a padded batch, (T, B, I) or (B, T, I), got another form")
     shape, dtype = (*input.shape[:2], ready.widths[0] * stack.directions), ready.amp or input.dtype
+    if not isinstance(grad_output, Tensor):
+        raise TypeError(f"{name}: grad_output must be a Tensor, got {checks.kind(grad_output)}")
     if grad_output.shape != shape or grad_output.dtype != dtype:
-        raise RuntimeError(
-            f"{name}: grad_output must be {dtype} of shape {shape}, got {grad_output.dtype} of shape "
-            f"{tuple(grad_output.shape)}"
-        )
-    engine = _backend.choose(stack.cell.name, input)
-    of_ops = all(for_engines(stack.cell, w) is w for w in ready.weights.per_layer)
-    if ready.form.batch == 0:
+        got = f"{grad_output.dtype} of shape {tuple(grad_output.shape)}"
+        raise RuntimeError(f"{name}: grad_output must be {dtype} of shape {shape}, got {got}")
+    if not wanted or ready.form.batch == 0:
         return {each: weights[each].new_zeros((0, *weights[each].shape)) for each in wanted}
-    if engine == "reference" or not of_ops:
+    engine = _backend.choose(stack.cell.name, input)
+    if engine == "reference" or any(for_engines(stack.cell, w) is not w for w in ready.weights.per_layer):
         return _by_torch_func(stack, input, grad_output, hx, weights, wanted, lengths, resets)
     given = ready.weights if ready.amp is None else ready.weights.to(ready.amp)
-    found = _by_ops(
-        stack, ready._replace(weights=given), grad_output, [w.requires_grad for w in weights.values()], engine
-    )
+    asked = [w.requires_grad for w in weights.values()]
+    found = _by_ops(stack, ready._replace(weights=given), grad_output, asked, engine)
     return {each: g.to(weights[each].dtype) for each, g in zip(wanted, found, strict=True)}
 
 
-def _by_ops(stack: Stack, ready: Ready, grad_output: Tensor, wanted: list[bool], engine: str) -> list[Tensor]:
-    """The gradients of the weights that are wanted, in order."""
-    walk, form, n = stack.walk()._replace(save="all"), ready.form, len(ROWS_IN)
+def _by_ops(stack: Stack, ready: Ready, grad_output: Tensor, asked: list[bool], engine: str) -> list[Tensor]:
+    """The gradients of the weights that are asked for, in order."""
+    walk, form, n = stack.walk(), ready.form, len(ROWS_IN)
     x, calls = form.x if ready.amp is None else form.x.to(ready.amp), []
     for layer, weights in enumerate(ready.weights.per_layer):
         h0, c0 = layers.state_of_layer(ready.start, layer, stack.directions, stack.num_layers)
@@ -95,7 +93,7 @@ def _by_ops(stack: Stack, ready: Ready, grad_output: Tensor, wanted: list[bool],
         calls.append((inputs, (y, c_all, saved)))
         x = y
 
-    grad_y, found, left = form.output(grad_output), [], list(wanted)
+    grad_y, found, left = form.output(grad_output), [], list(asked)
     for layer, (inputs, results) in reversed(list(enumerate(calls))):
         there = [w is not None for w in inputs[n:]]
         own = [left.pop() for _ in range(sum(there))][::-1]

@@ -126,6 +126,22 @@ def test_no_rows():
     assert all(found[name].shape == (0, *p.shape) for name, p in layer.named_parameters())
 
 
+def test_nothing_is_asked_for():
+    layer = seqcuda.GRU(I, 4, num_layers=2).requires_grad_(False)
+    assert seqcuda.per_sample_gradients(layer, torch.randn(T, B, I), torch.randn(T, B, 4)) == {}
+
+
+def test_only_an_upper_layer_is_asked_for():
+    layer, x, _, _ = problem("lstm, stacked, both directions")
+    grad = torch.randn_like(layer(x)[0])
+    everything = seqcuda.per_sample_gradients(layer, x, grad)
+    for name, p in layer.named_parameters():
+        p.requires_grad_(name == "weight_hh_l1_reverse")
+    found = seqcuda.per_sample_gradients(layer, x, grad)
+    assert list(found) == ["weight_hh_l1_reverse"]
+    assert torch.equal(found["weight_hh_l1_reverse"], everything["weight_hh_l1_reverse"])
+
+
 def test_bad_input():
     layer, x = seqcuda.GRU(I, 4), torch.randn(T, B, I)
     grad = torch.randn(T, B, 4)
@@ -136,6 +152,8 @@ def test_bad_input():
         RuntimeError, match=r"grad_output must be torch.float32 of shape \(6, 5, 4\), got .*\(6, 5, 3\)"
     ):
         call(layer, x, x)
+    with pytest.raises(TypeError, match="grad_output must be a Tensor, got NoneType"):
+        call(layer, x, None)
     with pytest.raises(RuntimeError, match="grad_output must be torch.float32 of shape .*, got torch.float64"):
         call(layer, x, grad.double())
     with pytest.raises(ValueError, match="input must be a padded batch"):
