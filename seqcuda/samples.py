@@ -55,7 +55,8 @@ def per_sample_gradients(
         RuntimeError: `grad_output` has another shape or dtype than the output; and what the `forward` raises.
     """
     if not isinstance(layer, SequenceLayer):
-        raise TypeError(f"per_sample_gradients: layer must be a sequence layer of seqcuda, got {checks.kind(layer)}")
+        got = f"{type(layer).__module__}.{type(layer).__name__}"
+        raise TypeError(f"per_sample_gradients: layer must be a sequence layer of seqcuda, got {got}")
     name = f"per_sample_gradients of {type(layer).__name__}"
     check_layer(name, layer)
     stack = layer._stack(layer.batch_first)
