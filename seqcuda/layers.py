@@ -197,6 +197,13 @@ class Ready(NamedTuple):
     resets: Tensor | None
     reset: tuple[Tensor, ...] | None
 
+    def cast(self) -> tuple[Tensor, tuple[Tensor, ...] | None, Weights, tuple[Tensor, ...] | None]:
+        """x, start, weights and reset, in the type that autocast asks for."""
+        if self.amp is None:
+            return self.form.x, self.start, self.weights, self.reset
+        start, reset = (None if s is None else tuple(t.to(self.amp) for t in s) for s in (self.start, self.reset))
+        return self.form.x.to(self.amp), start, self.weights.to(self.amp), reset
+
 
 def ready(stack: Stack, input, hx, flat_weights, lengths=None, resets=None, reset_state=None) -> Ready:
     name, cell = stack.name, stack.cell
@@ -241,9 +248,8 @@ def run(
 ):
     """A stack over sequences: ``output, h_n or (h_n, c_n)[, RNNStates]``. Arguments: seqcuda/functional.py."""
     name, cell = stack.name, stack.cell
-    form, amp, weights, widths, start, resets, reset = ready(
-        stack, input, hx, flat_weights, lengths, resets, reset_state
-    )
+    checked = ready(stack, input, hx, flat_weights, lengths, resets, reset_state)
+    form, amp, widths = checked.form, checked.amp, checked.widths
     if decay is not None:
         if cell.states > 2:
             raise ValueError(f"{name}: decay cannot be of states that are scaled by another")
@@ -253,16 +259,13 @@ def run(
                 data = part.data if isinstance(part, PackedSequence) else part
                 checks.check_alike(name, f"decay[{i}]" if len(decay) > 1 else "decay", data, form.x, amp is not None)
 
-    x = form.x
-    if amp is not None:
-        x, weights = x.to(amp), weights.to(amp)
-        start, reset = (None if s is None else tuple(t.to(amp) for t in s) for s in (start, reset))
+    x, start, weights, reset = checked.cast()
     with contextlib.nullcontext() if amp is None else _no_autocast(x):
         compute = compute_dtype(x.dtype)
         decays = (None, None) if decay is None else decays_in(form, decay, widths, stack.directions, compute)
         seed = new_seed(x.device) if stack.draws_masks else None
         room = Room(form, widths, stack.directions, compute, decays, stack.recurrent_dropout, stack.zones, seed)
-        return _walk_layers(stack, form, x, start, weights, resets, reset, room)
+        return _walk_layers(stack, form, x, start, weights, checked.resets, reset, room)
 
 
 def _walk_layers(stack: Stack, form: Form, x: Tensor, start, weights: Weights, resets, reset, room: Room):

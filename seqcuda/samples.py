@@ -63,7 +63,7 @@ def per_sample_gradients(
     with torch.enable_grad():  # a parametrized weight shows only then that it requires a gradient
         weights = dict(zip(layer._flat_weights_names, layer._flat_weights, strict=True))
     wanted = [each for each, w in weights.items() if w.requires_grad]
-    ready = layers.ready(stack, input, hx, [w.detach() for w in weights.values()], lengths, resets)
+    ready = layers.ready(stack, input, hx, list(weights.values()), lengths, resets)
     if isinstance(ready.form, (Packed, Unbatched, Jagged)):
         raise ValueError(f"{name}: input must be a padded batch, (T, B, I) or (B, T, I), got another form")
     shape, dtype = (*input.shape[:2], ready.widths[0] * stack.directions), ready.amp or input.dtype
@@ -77,28 +77,25 @@ def per_sample_gradients(
     engine = _backend.choose(stack.cell.name, input)
     if engine == "reference" or any(for_engines(stack.cell, w) is not w for w in ready.weights.per_layer):
         return _by_torch_func(stack, input, grad_output, hx, weights, wanted, lengths, resets)
-    given = ready.weights if ready.amp is None else ready.weights.to(ready.amp)
-    asked = [w.requires_grad for w in weights.values()]
-    found = _by_ops(stack, ready._replace(weights=given), grad_output, asked, engine)
+    found = _by_ops(stack, ready, grad_output, engine)
     return {each: g.to(weights[each].dtype) for each, g in zip(wanted, found, strict=True)}
 
 
-def _by_ops(stack: Stack, ready: Ready, grad_output: Tensor, asked: list[bool], engine: str) -> list[Tensor]:
-    """The gradients of the weights that are asked for, in order."""
-    walk, form, n = stack.walk(), ready.form, len(ROWS_IN)
-    x, calls = form.x if ready.amp is None else form.x.to(ready.amp), []
-    for layer, weights in enumerate(ready.weights.per_layer):
-        h0, c0 = layers.state_of_layer(ready.start, layer, stack.directions, stack.num_layers)
-        inputs = Inputs(x, weights, h0, c0, form.lengths, None, ready.resets).tensors()
-        y, _, _, c_all, saved = autograd.apply(autograd.Sequence, inputs, walk, engine)
-        calls.append((inputs, (y, c_all, saved)))
-        x = y
+def _by_ops(stack: Stack, ready: Ready, grad_output: Tensor, engine: str) -> list[Tensor]:
+    """The gradients of the weights that require them, in order."""
+    walk, form, calls = stack.walk(), ready.form, []
+    x, start, weights, _ = ready.cast()
+    for layer, of_layer in enumerate(weights.per_layer):
+        given = tuple(None if w is None else w.detach() for w in of_layer)
+        h0, c0 = layers.state_of_layer(start, layer, stack.directions, stack.num_layers)
+        inputs = Inputs(x, given, h0, c0, form.lengths, None, ready.resets).tensors()
+        x, _, _, c_all, saved = autograd.apply(autograd.Sequence, inputs, walk, engine)
+        calls.append((inputs, (x, c_all, saved)))
 
-    grad_y, found, left = form.output(grad_output), [], list(asked)
+    grad_y, found = form.output(grad_output), []
     for layer, (inputs, results) in reversed(list(enumerate(calls))):
-        there = [w is not None for w in inputs[n:]]
-        own = [left.pop() for _ in range(sum(there))][::-1]
-        needs = (layer > 0, *(False,) * (n - 1), *map(bool, autograd.spread(there, own)))
+        asked = (w is not None and w.requires_grad for w in ready.weights.per_layer[layer])
+        needs = (layer > 0, *(False,) * (len(ROWS_IN) - 1), *asked)
         tensors = (grad_y, *(None,) * (OUTPUTS - 1), *results, *inputs)
         of_inputs = autograd.apply(autograd.SequenceBackward, tensors, walk, engine, needs, form.batch)
         if layer > 0:
