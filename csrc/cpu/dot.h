@@ -62,16 +62,12 @@ struct AsHalf : OfNumbers<float> {
   using W = uint16_t;
   static SEQ_INLINE Lanes<float> load(const uint16_t* p) { return from_half<kType>(p); }
   static SEQ_INLINE Lanes<float> load(const uint16_t* p, int64_t n) {
-    if (n >= Lanes<float>::kWidth) return load(p);
-    uint16_t part[Lanes<float>::kWidth] = {};
-    for (int64_t j = 0; j < n; ++j) part[j] = p[j];
-    return load(part);
+    return load_first<Lanes<float>::kWidth>(
+        p, n, [](const uint16_t* from) __attribute__((always_inline)) { return load(from); });
   }
   static SEQ_INLINE void store(Lanes<float> v, uint16_t* p, int64_t n) {
-    if (n >= Lanes<float>::kWidth) return to_half<kType>(v, p);
-    uint16_t part[Lanes<float>::kWidth];
-    to_half<kType>(v, part);
-    for (int64_t j = 0; j < n; ++j) p[j] = part[j];
+    store_first<Lanes<float>::kWidth>(p, n,
+                                      [v](uint16_t* to) __attribute__((always_inline)) { to_half<kType>(v, to); });
   }
 };
 
@@ -87,10 +83,7 @@ struct AsPairs {
     return pairs;
   }
   static SEQ_INLINE Lanes<float> load(const uint16_t* p, int64_t n) {
-    if (n >= kNumbers) return load(p);
-    uint16_t part[kNumbers] = {};
-    for (int64_t j = 0; j < n; ++j) part[j] = p[j];
-    return load(part);
+    return load_first<kNumbers>(p, n, [](const uint16_t* from) __attribute__((always_inline)) { return load(from); });
   }
   static SEQ_INLINE Lanes<float> load_x(const uint16_t* p, int64_t n) { return load(p, n); }
   static SEQ_INLINE Lanes<float> add_product(Lanes<float> sum, Lanes<float> x, Lanes<float> w) {
@@ -231,9 +224,10 @@ void dot_rows(const T* w, int64_t ld, int64_t begin, int64_t end, int64_t K, con
 }
 
 #if defined(SEQ_ADD_PAIRS)
-// The same of pairs. x: numbers that are bfloat16, copied to scratch as such, batch * K of them.
+// The same of pairs. x: numbers that are bfloat16, copied to scratch as such.
 inline void dot_pair_rows(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const float* x,
-                          int64_t batch, const float* bias, float* out, int64_t ldo, uint16_t* scratch) {
+                          int64_t batch, const float* bias, float* out, int64_t ldo, float* room) {
+  auto* scratch = reinterpret_cast<uint16_t*>(room);
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t k = 0; k < K; k += Lanes<float>::kWidth)
       AsHalf<Rounding::kBfloat16>::store(Lanes<float>::load(x + b * K + k, K - k), scratch + b * K + k, K - k);

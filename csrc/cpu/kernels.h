@@ -111,10 +111,9 @@ struct Kernels {
                             int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
   void (*dot_float16_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x,
                            int64_t batch, const T* bias, T* out, int64_t ldo, T* scratch);
-  // dot_rows where weights and x are of bfloat16, by products of pairs; null where there are none, and only for a
-  // processor that has them. scratch: batch * K numbers.
+  // The same of bfloat16 by products of pairs; null where there are none, and only for a processor that has them.
   void (*dot_pair_rows)(const uint16_t* w, int64_t ld, int64_t begin, int64_t end, int64_t K, const T* x, int64_t batch,
-                        const T* bias, T* out, int64_t ldo, uint16_t* scratch);
+                        const T* bias, T* out, int64_t ldo, T* scratch);
   // The two products of its backward: columns [begin, end) of out (+)= d w, rows [begin, end) of out = d^T x; weights
   // of a half type and their gradients as above. scratch: batch * split_room(K) numbers.
   void (*add_rows)(const T* w, int64_t ld, int64_t rows, int64_t begin, int64_t end, const T* d, int64_t batch,

@@ -24,6 +24,23 @@ struct LaneTypes<double> {
   typedef int64_t Bits __attribute__((vector_size(SEQ_LANE_BYTES)));
 };
 
+// What `load` makes of the kCount numbers from p on, of which the first n are there; zeros stand for the rest.
+template <int kCount, class S, class Load>
+SEQ_INLINE auto load_first(const S* p, int64_t n, const Load& load) {
+  if (n >= kCount) return load(p);
+  S part[kCount] = {};
+  for (int64_t j = 0; j < n; ++j) part[j] = p[j];
+  return load(part);
+}
+// The first n of the kCount numbers that `store` writes.
+template <int kCount, class S, class Store>
+SEQ_INLINE void store_first(S* p, int64_t n, const Store& store) {
+  if (n >= kCount) return store(p);
+  S part[kCount];
+  store(part);
+  for (int64_t j = 0; j < n; ++j) p[j] = part[j];
+}
+
 template <class T>
 struct Lanes {
   using Scalar = T;
@@ -64,16 +81,10 @@ struct Lanes {
 
   // The first n lanes; the rest are 0.
   SEQ_INLINE static Lanes load(const T* p, int64_t n) {
-    if (n >= kWidth) return load(p);
-    T part[kWidth] = {};
-    for (int64_t j = 0; j < n; ++j) part[j] = p[j];
-    return load(part);
+    return load_first<kWidth>(p, n, [](const T* from) __attribute__((always_inline)) { return load(from); });
   }
   SEQ_INLINE void store(T* p, int64_t n) const {
-    if (n >= kWidth) return store(p);
-    T part[kWidth];
-    store(part);
-    for (int64_t j = 0; j < n; ++j) p[j] = part[j];
+    store_first<kWidth>(p, n, [value = *this](T* to) __attribute__((always_inline)) { value.store(to); });
   }
 
   friend SEQ_INLINE Lanes operator+(Lanes a, Lanes b) { return a.v + b.v; }
@@ -255,14 +266,17 @@ SEQ_INLINE Lanes<T> log_sigmoid(Lanes<T> x) {
   return low - (s + s) * series;
 }
 
-// x rounded to the nearest bfloat16, ties to even; infinities and NaN stay what they are.
-SEQ_INLINE Lanes<float> to_bfloat16(Lanes<float> x) {
-  using Bits = Lanes<float>::Bits;
-  Bits bits;
+// Bits whose upper half is the nearest bfloat16, ties to even; infinities and NaN stay such.
+SEQ_INLINE Lanes<float>::Bits bfloat16_above(Lanes<float> x) {
+  Lanes<float>::Bits bits;
   __builtin_memcpy(&bits, &x.v, sizeof(bits));
-  const Bits rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & static_cast<int32_t>(0xFFFF0000u);
-  const Bits is_nan = (bits & 0x7FFFFFFF) > 0x7F800000;
-  bits = is_nan ? bits : rounded;
+  const Lanes<float>::Bits near = bits + 0x7FFF + ((bits >> 16) & 1);
+  return x.v != x.v ? bits | 0x400000 : near;
+}
+
+// x rounded to it.
+SEQ_INLINE Lanes<float> to_bfloat16(Lanes<float> x) {
+  const Lanes<float>::Bits bits = bfloat16_above(x) & static_cast<int32_t>(0xFFFF0000u);
   Lanes<float> out;
   __builtin_memcpy(&out.v, &bits, sizeof(bits));
   return out;
@@ -333,13 +347,13 @@ SEQ_INLINE void to_half(Lanes<float> x, uint16_t* p) {
 #endif
   using Bits = Lanes<float>::Bits;
   typedef uint16_t Halves __attribute__((vector_size(SEQ_LANE_BYTES / 2)));
-  const Lanes<float> near = kType == Rounding::kBfloat16 ? to_bfloat16(x) : to_float16(x);
   Bits bits;
-  __builtin_memcpy(&bits, &near.v, sizeof(bits));
-  const Bits magnitude = bits & 0x7FFFFFFF, is_nan = magnitude > 0x7F800000;
   if constexpr (kType == Rounding::kBfloat16) {
-    bits = (bits >> 16) | (is_nan & 0x40);
+    bits = bfloat16_above(x) >> 16;
   } else {
+    const Lanes<float> near = to_float16(x);
+    __builtin_memcpy(&bits, &near.v, sizeof(bits));
+    const Bits magnitude = bits & 0x7FFFFFFF, is_nan = magnitude > 0x7F800000;
     Lanes<float> size;
     __builtin_memcpy(&size.v, &magnitude, sizeof(bits));
     const Lanes<float> steps = size * Lanes<float>(0x1p24f);  // of the numbers below 2^-14

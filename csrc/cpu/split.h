@@ -27,36 +27,19 @@ struct Split {
   }
   // The first n numbers; the rest are 0.
   static SEQ_INLINE Split load(const uint16_t* p, int64_t n) {
-    if (n >= kNumbers) return load(p);
-    uint16_t part[kNumbers] = {};
-    for (int64_t j = 0; j < n; ++j) part[j] = p[j];
-    return load(part);
+    return load_first<kNumbers>(p, n, [](const uint16_t* from) __attribute__((always_inline)) { return load(from); });
   }
 
-  // Rounded to the nearest, ties to even, as to_half does.
+  // Rounded as to_half does.
   SEQ_INLINE void store(uint16_t* p, int64_t n) const {
     typedef uint32_t Unsigned __attribute__((vector_size(SEQ_LANE_BYTES)));
-    const Unsigned low = (Unsigned)rounded_bits(even) >> 16, high = (Unsigned)rounded_bits(odd) & 0xFFFF0000u;
+    const Unsigned low = (Unsigned)bfloat16_above(even) >> 16, high = (Unsigned)bfloat16_above(odd) & 0xFFFF0000u;
     const Unsigned pairs = low | high;
-    if (n >= kNumbers) {
-      __builtin_memcpy(p, &pairs, sizeof(pairs));
-      return;
-    }
-    uint16_t part[kNumbers];
-    __builtin_memcpy(part, &pairs, sizeof(pairs));
-    for (int64_t j = 0; j < n; ++j) p[j] = part[j];
+    store_first<kNumbers>(
+        p, n, [&](uint16_t* to) __attribute__((always_inline)) { __builtin_memcpy(to, &pairs, sizeof(pairs)); });
   }
 
   SEQ_INLINE Split plus(L scale, Split w) const { return {even + scale * w.even, odd + scale * w.odd}; }
-
- private:
-  // Whose upper half is the rounded number.
-  static SEQ_INLINE L::Bits rounded_bits(L x) {
-    L::Bits bits;
-    __builtin_memcpy(&bits, &x.v, sizeof(bits));
-    const L::Bits near = bits + 0x7FFF + ((bits >> 16) & 1);
-    return x.v != x.v ? bits | 0x400000 : near;
-  }
 };
 
 constexpr int64_t whole_vectors(int64_t n) { return (n + Split::kNumbers - 1) / Split::kNumbers * Split::kNumbers; }

@@ -54,15 +54,11 @@ template <class T>
 void multiply(const cpu::Kernels<T>& kernels, const at::Tensor& w, const T* x, int64_t B, const T* bias, T* out) {
   const int64_t R = w.size(0), K = w.size(1);
   if (is_half(w)) {
-    const auto rows = w.scalar_type() == at::kHalf ? kernels.dot_float16_rows : kernels.dot_bfloat16_rows;
+    const bool pairs = B <= kFewToPair && kernels.dot_pair_rows && cpu::has_pairs();
+    const auto rows = w.scalar_type() == at::kHalf ? kernels.dot_float16_rows
+                      : pairs                      ? kernels.dot_pair_rows
+                                                   : kernels.dot_bfloat16_rows;
     const auto* at = static_cast<const uint16_t*>(w.const_data_ptr());
-    if (w.scalar_type() == at::kBFloat16 && B <= kFewToPair && kernels.dot_pair_rows && cpu::has_pairs()) {
-      at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
-        const Scratch<uint16_t> scratch(B * K);
-        kernels.dot_pair_rows(at, K, begin, end, K, x, B, bias, out, R, scratch.get());
-      });
-      return;
-    }
     at::parallel_for(0, R, grain(K * B), [&](int64_t begin, int64_t end) {
       const Scratch<T> scratch((B + 4) * cpu::split_room(K));
       rows(at, K, begin, end, K, x, B, bias, out, R, scratch.get());

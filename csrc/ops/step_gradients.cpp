@@ -84,7 +84,7 @@ template <class From, class To>
 at::Tensor converted(const at::Tensor& s) {
   constexpr at::ScalarType type = c10::CppTypeToScalarType<To>::value;
   constexpr int64_t kFew = 8192;
-  if (!s.defined() || s.numel() > kFew || !s.is_contiguous()) return s.defined() ? s.to(type) : s;
+  if (!s.defined() || s.numel() > kFew || !s.is_contiguous()) return s.defined() ? ops::converted(s, type) : s;
   const at::Tensor out = at::detail::empty_cpu(s.sizes(), type);
   const From* from = s.const_data_ptr<From>();
   std::transform(from, from + s.numel(), out.mutable_data_ptr<To>(), [](From v) { return static_cast<To>(v); });
